@@ -1,0 +1,180 @@
+"""The reverse process p_θ: what the model is. It removes noise, step by step, and its last step is the data.
+
+p_θ(x_{0:T}) = p(x_T) Π_t p_θ(x_{t−1}|x_t)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nelbo.forward import ForwardProcess
+from nelbo.gaussian import DiscretizedGaussian, Gaussian
+from nelbo.parameterization import AbstractParameterization, Epsilon, eps_from_x_0
+from nelbo.schedule import NoiseSchedule
+from nelbo.tables import Timestep, check_timestep, gather
+from nelbo.variance import AbstractVariance, FixedLarge
+
+Network = Callable[..., Tensor]
+Label = Int[Tensor, "B"] | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one network call says about x_t.
+
+    Attributes:
+        x_0: the estimate of x_0, (B, C, ...), clipped to [−1, 1] if the process clips.
+        eps: the estimate of ε that agrees with ``x_0``.
+        output: what the network itself said, before any clipping: ε, x_0 or v.
+        variance_output: the network's second block of channels, if the variance is learned.
+    """
+
+    x_0: Tensor
+    eps: Tensor
+    output: Tensor
+    variance_output: Tensor | None = None
+
+
+class ReverseProcess(nn.Module):
+    """p_θ: a network, a schedule, what the network predicts, and the variance of a step.
+
+    Args:
+        network: ``network(x_t, clock_t)`` or ``network(x_t, clock_t, label)`` → (B, C, ...), or (B, 2C, ...)
+            where the variance is learned. The clock is an int64 tensor (B,): t − 1, unless respaced.
+        schedule: β_1 … β_T.
+        parameterization: what the network predicts.
+        variance: σ_t².
+        clip: keep x̂_0 within [−1, 1], in the bound as in the sampler: clipping is a part of the model.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        schedule: NoiseSchedule,
+        parameterization: AbstractParameterization = Epsilon(),  # noqa: B008 (frozen, stateless)
+        variance: AbstractVariance = FixedLarge(),  # noqa: B008
+        clip: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.parameterization = parameterization
+        self.variance = variance
+        self.clip = clip
+
+    @property
+    def forward_process(self) -> ForwardProcess:
+        """The q that this p_θ reverses."""
+        return self._forward_process
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """β_1 … β_T."""
+        return self._forward_process.schedule
+
+    @schedule.setter
+    def schedule(self, schedule: NoiseSchedule) -> None:
+        self._forward_process = ForwardProcess(schedule)
+
+    def with_schedule(self, schedule: NoiseSchedule) -> "ReverseProcess":
+        """The same network on another schedule, such as a respaced one."""
+        other = ReverseProcess(self.network, schedule, self.parameterization, self.variance, self.clip)
+        return other.train(self.training)
+
+    def predict(
+        self, x_t: Float[Tensor, "B *dims"], t: Timestep, *, label: Label = None, guidance: float = 1.0
+    ) -> Prediction:
+        """Estimate x_0 and ε from x_t, in one network call.
+
+        Args:
+            x_t: (B, C, ...).
+            t: 1..T, an int or (B,).
+            label: int64 (B,), −1 for none; only for a network with classes.
+            guidance: w of classifier-free guidance, u + w (c − u); anything but 1 needs ``label`` and doubles
+                the batch.
+        """
+        check_timestep(t, self.schedule.num_timesteps)
+        if guidance == 1.0:
+            output, variance_output = self._call(x_t, t, label)
+        else:
+            output, variance_output = self._call_guided(x_t, t, label, guidance)
+        x_0 = self.parameterization.x_0(self.schedule, output, x_t, t)
+        if self.clip:
+            x_0 = x_0.clamp(-1.0, 1.0)
+            eps = eps_from_x_0(self.schedule, x_0, x_t, t)
+        else:
+            eps = self.parameterization.eps(self.schedule, output, x_t, t)
+        return Prediction(x_0=x_0, eps=eps, output=output, variance_output=variance_output)
+
+    def p_prior(self, shape: Sequence[int]) -> Gaussian:
+        """p(x_T) = N(0, I), for images of this shape (B, C, ...).
+
+        Lecture: x_T ~ N(0, I)
+        """
+        mean = self.schedule.betas.new_zeros(shape).to(torch.get_default_dtype())
+        return Gaussian(mean=mean, log_variance=mean.new_zeros(()))
+
+    def p_transition(self, x_t: Float[Tensor, "B *dims"], t: Timestep, *, label: Label = None) -> Gaussian:
+        """p_θ(x_{t−1}|x_t) = N(μ_θ(x_t, t), Σ_θ(x_t, t)).
+
+        μ_θ is the mean of the forward posterior with x̂_0 in the place of x_0.
+
+        Equation: Ho2020 (11)
+        Lecture: reverse process
+
+        Args:
+            x_t: (B, C, ...).
+            t: 1..T, an int or (B,).
+            label: int64 (B,), −1 for none.
+        """
+        return self.transition_of(self.predict(x_t, t, label=label), x_t, t)
+
+    def transition_of(self, prediction: Prediction, x_t: Float[Tensor, "B *dims"], t: Timestep) -> Gaussian:
+        """p_θ(x_{t−1}|x_t), from a prediction that is already at hand."""
+        posterior = self._forward_process.q_posterior(prediction.x_0, x_t, t)
+        log_variance = self.variance.log_variance(self.schedule, t, x_t, prediction.variance_output)
+        return Gaussian(mean=posterior.mean, log_variance=log_variance)
+
+    def p_decoder(self, x_1: Float[Tensor, "B *dims"], *, label: Label = None) -> DiscretizedGaussian:
+        """p_θ(x_0|x_1): the last step, as masses over the 256 levels of a pixel."""
+        transition = self.p_transition(x_1, 1, label=label)
+        return DiscretizedGaussian(transition.mean, transition.log_variance)
+
+    def _call(self, x_t: Tensor, t: Timestep, label: Label) -> tuple[Tensor, Tensor | None]:
+        clock = gather(self.schedule.clock, t, x_t).flatten().expand(len(x_t))
+        output = self.network(x_t, clock) if label is None else self.network(x_t, clock, label)
+        expected = (x_t.shape[0], x_t.shape[1] * 2, *x_t.shape[2:]) if self.variance.is_learned else x_t.shape
+        if output.shape != expected:
+            raise ValueError(
+                f"the network returned {tuple(output.shape)} for x_t of {tuple(x_t.shape)}; with"
+                f" {type(self.variance).__name__} it must return {tuple(expected)}"
+            )
+        output = output.to(torch.promote_types(x_t.dtype, torch.float32))
+        if not self.variance.is_learned:
+            return output, None
+        mean_output, variance_output = output.chunk(2, dim=1)
+        return mean_output, variance_output
+
+    def _call_guided(
+        self, x_t: Tensor, t: Timestep, label: Label, guidance: float
+    ) -> tuple[Tensor, Tensor | None]:
+        if label is None:
+            raise ValueError(f"guidance {guidance:g} steers towards a class: give label=, or guidance=1")
+        doubled_t = t if isinstance(t, int) else torch.cat([t, t])
+        output, variance_output = self._call(
+            torch.cat([x_t, x_t]), doubled_t, torch.cat([label, torch.full_like(label, -1)])
+        )
+        conditional, unconditional = output.chunk(2)
+        variance = None if variance_output is None else variance_output[: len(x_t)]
+        return unconditional + guidance * (conditional - unconditional), variance
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = fn(torch.zeros(0)).device
+        if device.type != "mps":
+            self.schedule = self.schedule.to(device)
+        return self

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nelbo import (
+    X0,
+    Epsilon,
+    FixedLarge,
+    FixedSmall,
+    ForwardProcess,
+    LearnedRange,
+    NoiseSchedule,
+    ReverseProcess,
+    V,
+)
+
+
+def test_the_mean_is_the_forward_posterior_of_the_estimate(schedule, tiny_network, images):
+    """Lecture: reverse process."""
+    reverse = ReverseProcess(tiny_network(), schedule)
+    x_t, t = torch.randn_like(images), torch.tensor([1, 2, 3, schedule.num_timesteps])
+    p = reverse.p_transition(x_t, t)
+    q = ForwardProcess(schedule).q_posterior(reverse.predict(x_t, t).x_0, x_t, t)
+    assert_close(p.mean, q.mean)
+    assert_close(p.log_variance.exp().flatten(), schedule.betas[t])
+
+
+def test_the_mean_in_terms_of_eps_is_hos(tiny_network, images):
+    """μ_θ = (x_t − β_t/√(1−ᾱ_t) ε_θ)/√α_t, Ho2020 (11)."""
+    s = NoiseSchedule.linear()
+    network = tiny_network()
+    reverse = ReverseProcess(network, s, clip=False)
+    for t in (1, 2, 77, 1000):
+        eps = network(images, torch.full((4,), t - 1))
+        expected = (images - s.betas[t] / (1 - s.alphas_bar[t]).sqrt() * eps) / s.alphas[t].sqrt()
+        assert_close(reverse.p_transition(images, t).mean, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("parameterization", [Epsilon(), X0(), V()], ids=lambda p: type(p).__name__)
+def test_after_clipping_eps_still_agrees_with_x_0(parameterization, tiny_network, images):
+    reverse = ReverseProcess(tiny_network(), NoiseSchedule.linear(), parameterization)
+    x_t, t = 3 * torch.randn_like(images), torch.tensor([1, 300, 600, 1000])
+    prediction = reverse.predict(x_t, t)
+    assert prediction.x_0.abs().max() <= 1
+    again = ForwardProcess(reverse.schedule).q_marginal(prediction.x_0, t).reparameterize(prediction.eps)
+    assert_close(again, x_t, rtol=1e-9, atol=1e-9)
+
+
+def test_the_network_is_told_the_clock_of_the_whole_schedule(images):
+    told = []
+
+    def network(x_t, clock_t):
+        told.append(clock_t.tolist())
+        return x_t
+
+    reverse = ReverseProcess(network, NoiseSchedule.linear())
+    reverse.predict(images, 1)
+    reverse.predict(images, torch.tensor([1, 2, 3, 1000]))
+    short = reverse.with_schedule(reverse.schedule.respaced([10, 500]))
+    short.predict(images, 2)
+    assert told == [[0] * 4, [0, 1, 2, 999], [499] * 4]
+
+
+def test_a_label_reaches_a_network_with_classes_and_no_other(tiny_network, images):
+    schedule, label = NoiseSchedule.linear(), torch.tensor([0, 1, -1, 2])
+    reverse = ReverseProcess(tiny_network(num_classes=3), schedule)
+    with_label = reverse.predict(images, 500, label=label)
+    assert not torch.allclose(
+        with_label.output[0], reverse.predict(images, 500, label=label * 0 - 1).output[0]
+    )
+    plain = ReverseProcess(lambda x_t, clock_t: x_t, schedule)
+    assert_close(plain.predict(images, 5).output, images)
+    for call in (reverse.p_transition, reverse.predict):
+        call(images, 3, label=label)
+    reverse.p_decoder(images, label=label)
+
+
+def test_guidance_moves_away_from_the_unconditional_output(tiny_network, images):
+    reverse = ReverseProcess(tiny_network(num_classes=3), NoiseSchedule.linear())
+    label = torch.tensor([0, 1, 2, 2])
+    c = reverse.predict(images, 500, label=label).output
+    u = reverse.predict(images, 500, label=torch.full_like(label, -1)).output
+    guided = reverse.predict(images, 500, label=label, guidance=3.0)
+    assert_close(guided.output, u + 3 * (c - u))
+    zero = reverse.predict(images, torch.tensor([500] * 4), label=label, guidance=0.0)
+    assert_close(zero.output, u)
+    with pytest.raises(ValueError, match="give label="):
+        reverse.predict(images, 500, guidance=2.0)
+
+
+def test_learned_range_splits_the_channels(tiny_network, images):
+    reverse = ReverseProcess(tiny_network(out_channels=6), NoiseSchedule.linear(), variance=LearnedRange())
+    prediction = reverse.predict(images, 10)
+    both = reverse.network(images, torch.full((4,), 9))
+    assert_close(prediction.output, both[:, :3])
+    assert_close(prediction.variance_output, both[:, 3:])
+    p = reverse.p_transition(images, 10)
+    assert p.log_variance.shape == images.shape
+
+
+@pytest.mark.parametrize(("out_channels", "variance"), [(6, FixedLarge()), (3, LearnedRange())])
+def test_an_output_of_the_wrong_shape_is_named(tiny_network, images, out_channels, variance):
+    reverse = ReverseProcess(
+        tiny_network(out_channels=out_channels), NoiseSchedule.linear(), variance=variance
+    )
+    with pytest.raises(ValueError, match=rf"returned \(4, {out_channels}, 4, 6\)"):
+        reverse.predict(images, 1)
+
+
+def test_prior_and_decoder(tiny_network, images):
+    """Lecture: x_T ~ N(0, I)."""
+    reverse = ReverseProcess(tiny_network(), NoiseSchedule.linear(), variance=FixedSmall())
+    prior = reverse.p_prior(images.shape)
+    assert prior.shape == images.shape
+    assert not prior.mean.any()
+    assert not prior.log_variance.any()
+    decoder = reverse.p_decoder(images)
+    assert_close(decoder.mean, reverse.predict(images, 1).x_0, rtol=1e-9, atol=1e-12)
+    assert_close(decoder.log_variance.exp(), reverse.schedule.posterior_variances[2])
+
+
+def test_bfloat16_networks_are_answered_in_float32(images):
+    reverse = ReverseProcess(lambda x, clock: x.to(torch.bfloat16), NoiseSchedule.linear())
+    prediction = reverse.predict(images.to(torch.bfloat16), 3)
+    assert prediction.x_0.dtype == prediction.eps.dtype == torch.float32
+
+
+def test_moving_the_module_moves_the_tables_and_keeps_them_float64(tiny_network):
+    reverse = ReverseProcess(tiny_network(), NoiseSchedule.linear()).to("meta", torch.float32)
+    assert reverse.schedule.betas.device.type == "meta"
+    assert reverse.schedule.betas.dtype == torch.float64
+    assert reverse.forward_process.schedule is reverse.schedule
