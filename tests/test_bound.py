@@ -69,7 +69,10 @@ def test_the_crown(schedule, s):
 
 
 def test_at_the_exact_denoiser_the_path_is_constant(generator):
-    """−ln p(x_{0:T})/q(x_{1:T}|x_0) = −ln q(x_0) + ln q(x_T)/p(x_T), whatever the path between."""
+    """−ln p(x_{0:T})/q(x_{1:T}|x_0) = −ln q(x_0) + ln q(x_T)/p(x_T), whatever the path between.
+
+    Lecture: joint, Markov
+    """
     data = GaussianData(SHORT)
     reverse = exact_process(data)
     q, T = reverse.forward_process, SHORT.num_timesteps
@@ -160,7 +163,7 @@ def test_column_j_is_the_divergence_at_j_plus_2(images):
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_path_and_divergences_agree_in_expectation(tiny_network, images, clip, generator):
-    """Lecture: loss, parts 1-3 equal parts 4-6 in expectation, at a network that knows nothing."""
+    """Lecture: loss, parts 1-3; loss, parts 4-6. Equal in expectation, at a network that knows nothing."""
     reverse = ReverseProcess(tiny_network(), NoiseSchedule.linear(8, 0.02, 0.5), clip=clip)
     x_0 = images[:1].expand(4000, *images.shape[1:])
     path = path_bound(reverse, x_0, generator=generator)
@@ -184,7 +187,7 @@ def single_term_draws(reverse, x_0, t, generator):
 @pytest.mark.parametrize("network", ["tiny", "exact"])
 @pytest.mark.parametrize("t", [2, 5, 20])
 def test_rao_blackwell_term_by_term(tiny_network, network, t, generator):
-    """Lecture: loss, part 6, "reducing variance": each term varies less as a divergence, with the same mean."""
+    """Lecture: loss, parts 4-6, "reducing variance": each term varies less as a divergence, same mean."""
     if network == "tiny":
         reverse = ReverseProcess(tiny_network(), SHORT)
     else:
@@ -236,6 +239,8 @@ def test_kraft(kind, variance, clip, tiny_network, generator):
     """No network can promise short codes to everybody: Σ over the 256 values of exp(−bound) ≤ 1.
 
     exp(−E) ≤ p_θ(x_0) by Jensen, and the probabilities of the 256 values sum to 1.
+
+    Lecture: loss, parts 1-3; loss, parts 4-6
     """
     schedule = NoiseSchedule.linear(16, 1e-6, 0.95)
     network, parameterization = {

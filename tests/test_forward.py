@@ -43,6 +43,7 @@ def test_var_of_x_1_given_x_0_is_beta_1(schedule, x):
 
 
 def test_posterior_coefficients(schedule, x):
+    """Lecture: Bayes. c_t, γ_t and β̃_t, which the slide runs together."""
     forward = ForwardProcess(schedule)
     zero, one = torch.zeros(1, 1).double(), torch.ones(1, 1).double()
     a, ab, b = schedule.alphas, schedule.alphas_bar, schedule.betas

@@ -26,7 +26,10 @@ def test_the_mean_is_the_forward_posterior_of_the_estimate(schedule, tiny_networ
 
 
 def test_the_mean_in_terms_of_eps_is_hos(tiny_network, images):
-    """μ_θ = (x_t − β_t/√(1−ᾱ_t) ε_θ)/√α_t, Ho2020 (11)."""
+    """μ_θ = (x_t − β_t/√(1−ᾱ_t) ε_θ)/√α_t, Ho2020 (11).
+
+    Lecture: reverse process; x_0 and μ̃ as functions of x_t and ε
+    """
     s = NoiseSchedule.linear()
     network = tiny_network()
     reverse = ReverseProcess(network, s, clip=False)

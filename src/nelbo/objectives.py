@@ -86,7 +86,7 @@ def hybrid(
     Equation: Nichol2021 (16)
 
     Returns:
-        (B,).
+        (B,), the mean squared error per dimension plus 0.001 of the bound's bits per dimension.
     """
     x_t, prediction = _noise_and_predict(reverse, x_0, eps, t, label)
     frozen_mean = replace(prediction, x_0=prediction.x_0.detach(), eps=prediction.eps.detach())

@@ -42,6 +42,8 @@ class Prediction:
 class ReverseProcess(nn.Module):
     """p_θ: a network, a schedule, what the network predicts, and the variance of a step.
 
+    Lecture: joint, Markov
+
     Args:
         network: ``network(x_t, clock_t)`` or ``network(x_t, clock_t, label)`` → (B, C, ...), or (B, 2C, ...)
             where the variance is learned. The clock is an int64 tensor (B,): t − 1, unless respaced.

@@ -24,10 +24,12 @@ def test_all_levels_come_back_exactly(dtype, tolerance):
 
 
 def test_float32_is_the_formula_rounded_once():
+    """Lecture: data, x_0."""
     np.testing.assert_array_equal(levels_to_unit(LEVELS, torch.float32).numpy(), FORMULA.astype(np.float32))
 
 
 def test_the_ends_are_exact_and_the_grid_is_odd():
+    """Lecture: data, x_0."""
     x = levels_to_unit(LEVELS, torch.float64)
     assert (x[0].item(), x[255].item()) == (-1.0, 1.0)
     assert torch.equal(x, -x.flip(0))

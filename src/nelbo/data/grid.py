@@ -14,6 +14,8 @@ def levels_to_unit(u: torch.Tensor, dtype: torch.dtype | None = None) -> torch.T
     Computed as (2u - 255)/255, the same number with a single rounding, in float32 (float64 for float64);
     a narrower ``dtype`` is cast to last.
 
+    Lecture: data, x_0
+
     Args:
         u: Integer tensor of any shape, values 0..255 (not checked: this runs inside the training step).
         dtype: Floating-point dtype of the result; float32 if not given.

@@ -1,0 +1,103 @@
+"""nelbo sample: draw images from a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+_EXAMPLE = """Draw images from a run: PNGs, a grid of them, and on request the way there as an animation.
+
+Example: nelbo sample runs/photos --num 64 --steps 50 --sampler ddim --seed 0 --out pictures"""
+_MAX_FRAMES, _MAX_ANIMATED = 60, 16
+
+
+@dataclass
+class Sample:
+    """The options of ``nelbo sample``."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run's directory, or one of its checkpoints."""
+    out: Path | None = None
+    """Where the pictures go; RUN/samples/seed-SEED if left out."""
+    num: int = 64
+    """How many images."""
+    steps: int = 50
+    """Network evaluations per image; at most the T of the run (1,000)."""
+    sampler: Literal["ddim", "ancestral"] = "ddim"
+    """ddim is best with few steps; ancestral is the lecture's and Ho's, best with all of them."""
+    path: Literal["even", "quadratic"] = "even"
+    """Which steps are taken when not all are: evenly spaced, or closer together near the image."""
+    seed: int = 0
+    """Chooses the images: the same seed draws the same ones."""
+    first: int = 0
+    """The index of the first image; to draw more of a seed, begin where the last call ended."""
+    animate: Literal["none", "webp", "gif"] = "none"
+    """Also save the reverse process as an animation, x_t on the left, the estimate of x_0 on the right."""
+    batch_size: int = 16
+    """Images drawn at a time: a matter of memory and speed, not of the pictures."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse and run."""
+    return sample(tyro.cli(Sample, prog="nelbo sample", description=_EXAMPLE, args=list(arguments)))
+
+
+def sample(args: Sample) -> int:
+    """Draw."""
+    from rich.console import Console
+
+    from nelbo.cli.progress import evaluations_bar
+    from nelbo.report.pictures import grid, save_animation, save_picture, scale_for, to_pictures
+    from nelbo.run import load, run_of
+    from nelbo.samplers import sample as draw
+    from nelbo.training.allocator import keep_freed_memory
+    from nelbo.training.precision import chosen_device
+
+    for name in ("num", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
+    if args.first < 0:
+        raise ValueError(f"--first is {args.first}; indices start at 0")
+    keep_freed_memory()
+    console = Console()
+    reverse, shape = load(args.run).to(chosen_device(args.device)), run_of(args.run).image_shape
+    out = args.out or run_of(args.run).path / "samples" / f"seed-{args.seed}"
+    pictures: list[Any] = []
+    frames: list[Any] = []
+    with evaluations_bar(console, "sampling", args.num * args.steps) as advance:
+        for start in range(0, args.num, args.batch_size):
+            size = min(args.batch_size, args.num - start)
+            states = draw(
+                reverse, (size, *shape), steps=args.steps, path=args.path, sampler=args.sampler, seed=args.seed,
+                first=args.first + start,
+            )  # fmt: skip
+            for number, state in enumerate(states):
+                if number:
+                    advance(size)
+                if args.animate != "none" and start == 0 and _is_frame(number, args.steps):
+                    frames.append(_frame(state, shape))
+            for index, picture in enumerate(to_pictures(state.x_t), args.first + start):
+                save_picture(picture, out / f"{index:05d}.png")
+                pictures.append(picture)
+    sheet = save_picture(grid(pictures, scale=scale_for(shape[1:])), out / "grid.png")
+    console.print(f"{args.num:,} images in {out}\ngrid: {sheet}", highlight=False, soft_wrap=True)
+    if frames:
+        film = save_animation(frames, out / f"reverse.{args.animate}")
+        console.print(f"the reverse process: {film}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _is_frame(number: int, steps: int) -> bool:
+    return number == steps or number % max(1, -(-steps // _MAX_FRAMES)) == 0
+
+
+def _frame(state: Any, shape: Sequence[int]) -> Any:
+    from nelbo.report.pictures import grid, scale_for, side_by_side, to_pictures
+
+    scale = scale_for(shape[1:])
+    sheets = (grid(to_pictures(x[:_MAX_ANIMATED]), scale=scale) for x in (state.x_t, state.x_0_hat))
+    return side_by_side(*sheets)

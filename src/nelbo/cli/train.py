@@ -1,0 +1,184 @@
+"""nelbo train: from images to a run."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from nelbo.config import Config, ConfigError, to_json
+from nelbo.presets import DEFAULT_PRESET, PRESETS
+from nelbo.training.settings import Limits
+
+_EXAMPLE = """Train a model on images. The same command again goes on where the run stopped.
+
+Example: nelbo train photos/ --out runs/photos --max-minutes 10"""
+_SAMPLES, _SAMPLE_STEPS = 16, 25
+
+
+@dataclass
+class Train:
+    """The options of ``nelbo train``."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """A folder of images (nested), a .zip or .tar of them, a .npy or .npz of uint8, or builtin:emoji."""
+    out: Path
+    """The run's directory."""
+    preset: Literal["quick", "overnight", "ddpm"] = "quick"
+    """Where the defaults of all other options come from: quick is for ten minutes on two CPU cores, overnight for
+    a night on a CPU or an hour on a small GPU, ddpm is Ho et al.'s network and recipe."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    limits: Limits = field(default_factory=Limits)
+    config: Config = field(default_factory=Config)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse and run."""
+    preset = PRESETS[_preset_in(arguments)]
+    limits = preset.limits
+    if any(argument.startswith("--max-") for argument in arguments):
+        limits = dataclasses.replace(limits, max_steps=None, max_images=None, max_minutes=None)
+    defaults = Train(tyro.MISSING, tyro.MISSING, limits=limits, config=preset.config)
+    args = tyro.cli(
+        Train,
+        prog="nelbo train",
+        description=_EXAMPLE,
+        args=list(arguments),
+        default=dataclasses.replace(defaults, preset=_preset_in(arguments)),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
+    return train(args)
+
+
+def _preset_in(arguments: Sequence[str]) -> Any:
+    """The preset that the arguments name; a wrong one is left to the parser to refuse."""
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name = following if argument == "--preset" else argument.removeprefix("--preset=")
+        if argument.startswith("--preset") and name in PRESETS:
+            return name
+    return DEFAULT_PRESET
+
+
+def train(args: Train) -> int:
+    """Train, or go on training."""
+    from rich.console import Console
+
+    from nelbo.data import IntakeOptions, open_store
+    from nelbo.run import build, checkpoints_path
+    from nelbo.training.batches import Batches
+    from nelbo.training.log import TrainingLog
+    from nelbo.training.loop import train as train_loop
+    from nelbo.training.precision import chosen_device
+
+    console = Console()
+    config = args.config
+    _check_limits(args.limits)
+    device = chosen_device(args.device)
+    reverse = build(config)
+    run_config = _existing_run(args)
+    data = config.data
+    store = open_store(args.data, IntakeOptions(data.image_size, data.channels, data.fit, data.background))
+    run_config = run_config or _new_run(args, store.hashes)
+    split = store.split(run_config.held_out_threshold)
+    console.print(f"{args.data}: {store.describe()}", highlight=False, soft_wrap=True)
+    num_weights = sum(p.numel() for p in reverse.parameters())
+    console.print(
+        f"{len(split.train):,} images to train on, {len(split.held_out):,} held out; network of"
+        f" {num_weights / 1e6:.1f} M weights on {device}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    batches = Batches(store.images, split.train, seed=config.training.seed, flip=data.flip, device=device)
+    reverse.to(device)
+
+    def draw_samples(step: int) -> None:
+        _draw_samples(reverse, store.images.shape[1:], args.out / "samples" / f"step-{step:08d}.png")
+
+    outcome = train_loop(
+        reverse,
+        batches,
+        config.training,
+        args.limits,
+        checkpoints_path(args.out),
+        TrainingLog(args.out, console),
+        draw_samples if args.limits.sample_minutes > 0 else None,
+    )
+    done = f"{outcome.step:,} steps, {outcome.images:,} images, {outcome.seconds / 60:.1f} minutes"
+    if outcome.interrupted:
+        console.print(
+            f"stopped at {done}; the same command goes on from there", highlight=False, soft_wrap=True
+        )
+        return 130
+    console.print(
+        f"trained: {done}\nrun: {args.out}\nnext: nelbo sample {args.out}, nelbo evaluate {args.out};"
+        " to train longer, raise the limit (--max-minutes, --max-steps or --max-images)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _check_limits(limits: Limits) -> None:
+    for name in ("max_steps", "max_images", "max_minutes"):
+        value = getattr(limits, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; give a positive number")
+    if limits.max_steps is limits.max_images is limits.max_minutes is None:
+        raise ConfigError("training would never end; give --max-minutes, --max-steps or --max-images")
+    if limits.keep < 1:
+        raise ConfigError(f"--keep is {limits.keep}; keep at least one checkpoint")
+    if limits.checkpoint_minutes <= 0 or limits.sample_minutes < 0:
+        raise ConfigError("--checkpoint-minutes must be positive and --sample-minutes at least 0")
+
+
+def _source(data: str) -> str:
+    """The data's name, such that it means the same from any directory."""
+    return str(Path(data).resolve()) if Path(data).exists() else data
+
+
+def _existing_run(args: Train) -> Any:
+    """The configuration of the run in ``args.out``, if there is one and it is the one that is asked for."""
+    from nelbo.run import config_path, read_config
+
+    if not config_path(args.out).exists():
+        if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+            raise ConfigError(
+                f"{args.out} exists and is not a run; choose an empty or a new directory for --out"
+            )
+        return None
+    found = read_config(args.out)
+    if found.source != _source(args.data):
+        raise ConfigError(
+            f"{args.out} was trained on {found.source}, not on {_source(args.data)}; choose another --out"
+        )
+    before = to_json(found.config)
+    for group, values in to_json(args.config).items():
+        for name, value in values.items():
+            if value != before[group][name]:
+                raise ConfigError(
+                    f"{args.out} was started with --{name.replace('_', '-')} {before[group][name]}, this command"
+                    f" says {value}; choose another --out, or give what it was started with"
+                )
+    return found
+
+
+def _new_run(args: Train, hashes: list[str]) -> Any:
+    from nelbo.data import threshold_for
+    from nelbo.run import RunConfig, write_config
+
+    made = RunConfig(_source(args.data), threshold_for(hashes, args.config.data.held_out), args.config)
+    write_config(args.out, made)
+    return made
+
+
+def _draw_samples(reverse: Any, shape: Sequence[int], path: Path) -> None:
+    from nelbo.report.pictures import grid, save_picture, scale_for, to_pictures
+    from nelbo.samplers import sample
+
+    *_, last = sample(
+        reverse, (_SAMPLES, *shape), steps=min(_SAMPLE_STEPS, reverse.schedule.num_timesteps), sampler="ddim"
+    )
+    save_picture(grid(to_pictures(last.x_t), scale=scale_for(shape[1:])), path)

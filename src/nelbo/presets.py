@@ -1,0 +1,70 @@
+"""Named configurations, each for a kind of machine and a length of patience."""
+
+from dataclasses import dataclass
+
+from nelbo.config import Config, NetworkConfig
+from nelbo.training.settings import Limits, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration, how long it trains unless told otherwise, and whom it is for."""
+
+    summary: str
+    config: Config
+    limits: Limits
+
+
+PRESETS: dict[str, Preset] = {
+    "quick": Preset(
+        summary="ten minutes on two CPU cores",
+        config=Config(
+            network=NetworkConfig(
+                base_width=64,
+                multipliers=(1, 2, 2),
+                blocks_per_level=1,
+                attention_levels=(2,),
+                groups=8,
+                patch=4,
+            ),
+            training=TrainingConfig(
+                batch_size=16,
+                learning_rate=1e-3,
+                warmup_images=800,
+                decay=True,
+                weight_decay=0.01,
+                beta2=0.99,
+                ema_half_life=2_000,
+            ),
+        ),
+        limits=Limits(max_minutes=8.5, sample_minutes=2.5, checkpoint_minutes=2.5),
+    ),
+    "overnight": Preset(
+        summary="a night on a CPU, an hour on a small GPU",
+        config=Config(
+            network=NetworkConfig(
+                base_width=64,
+                multipliers=(1, 2, 3, 4),
+                blocks_per_level=2,
+                attention_levels=(2, 3),
+                groups=32,
+                patch=2,
+            ),
+            training=TrainingConfig(
+                batch_size=32,
+                learning_rate=5e-4,
+                warmup_images=5_000,
+                decay=True,
+                beta2=0.99,
+                ema_half_life=50_000,
+            ),
+        ),
+        limits=Limits(max_minutes=480, sample_minutes=20, checkpoint_minutes=10),
+    ),
+    "ddpm": Preset(
+        summary="Ho et al.'s CIFAR-10 network and recipe; needs a GPU",
+        config=Config(network=NetworkConfig(dropout=0.1), training=TrainingConfig(warmup_images=640_000)),
+        limits=Limits(max_steps=800_000, sample_minutes=30, checkpoint_minutes=15),
+    ),
+}
+DEFAULT_PRESET = "quick"

@@ -1,0 +1,63 @@
+"""Pictures of samples: single files, a grid, and the reverse process as an animation."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from nelbo.data import unit_to_levels
+
+_GAP = 2
+
+
+def to_pictures(x: Tensor) -> list[Image.Image]:
+    """Images (B, C, H, W) on [−1, 1], C = 1 or 3, as Pillow images."""
+    levels = unit_to_levels(x.detach().cpu()).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(u[..., 0] if u.shape[2] == 1 else u) for u in levels]
+
+
+def grid(pictures: Sequence[Image.Image], *, columns: int | None = None, scale: int = 1) -> Image.Image:
+    """One picture of many, nearly square unless ``columns`` is given, each enlarged ``scale`` times."""
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    width, height = (side * scale + _GAP for side in pictures[0].size)
+    sheet = Image.new(pictures[0].mode, (columns * width + _GAP, rows * height + _GAP), "white")
+    for index, picture in enumerate(pictures):
+        enlarged = picture.resize((width - _GAP, height - _GAP), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (_GAP + index % columns * width, _GAP + index // columns * height))
+    return sheet
+
+
+def scale_for(size: Sequence[int]) -> int:
+    """How much to enlarge images of (height, width) so that a person sees their pixels."""
+    return max(1, round(128 / max(size)))
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture whole or not at all; the suffix decides the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".writing-{path.name}")
+    picture.save(draft)
+    draft.replace(path)
+    return path
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 80) -> Path:
+    """Write frames as an endless animated WebP or GIF, by the suffix; the last frame stays for two seconds."""
+    durations = [milliseconds] * (len(frames) - 1) + [2000]
+    draft = path.with_name(f".writing-{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(
+        draft, save_all=True, append_images=list(frames[1:]), duration=durations, loop=0, quality=80
+    )
+    draft.replace(path)
+    return path
+
+
+def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures of one size beside each other."""
+    both = np.concatenate([np.asarray(left), np.asarray(right)], axis=1)
+    return Image.fromarray(both)

@@ -1,0 +1,202 @@
+"""A run directory: what its files mean, and how a model is built from them.
+
+RUN/
+    config.json          everything resolved, the data's source and the held-out threshold included
+    checkpoints/         see nelbo.training.checkpoint
+    metrics.jsonl        figures by step         tensorboard/     the same for TensorBoard
+    samples/             pictures                evaluation.json  how good it is
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nelbo.config import Config, ConfigError, ProcessConfig, from_json, to_json
+from nelbo.nn import UNet
+from nelbo.parameterization import X0, AbstractParameterization, Epsilon, V
+from nelbo.reverse import ReverseProcess
+from nelbo.schedule import NoiseSchedule
+from nelbo.training import checkpoint
+from nelbo.training.checkpoint import Checkpoint, CheckpointError
+from nelbo.variance import AbstractVariance, FixedLarge, FixedSmall, LearnedRange
+
+FORMAT = 1
+_SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
+    "linear": NoiseSchedule.linear,
+    "cosine": NoiseSchedule.cosine,
+}
+_PARAMETERIZATIONS: dict[str, Callable[[], AbstractParameterization]] = {"eps": Epsilon, "x0": X0, "v": V}
+_VARIANCES: dict[str, Callable[[], AbstractVariance]] = {
+    "fixed-large": FixedLarge,
+    "fixed-small": FixedSmall,
+    "learned-range": LearnedRange,
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What ``config.json`` holds.
+
+    Attributes:
+        source: where the images came from, as it was given.
+        held_out_threshold: images whose content hash is below it are never trained on.
+        config: the rest.
+        format: the version of this file.
+    """
+
+    source: str
+    held_out_threshold: float
+    config: Config
+    format: int = FORMAT
+
+
+def config_path(run: Path) -> Path:
+    """Where a run keeps its configuration."""
+    return run / "config.json"
+
+
+def checkpoints_path(run: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return run / "checkpoints"
+
+
+def read_config(run: Path) -> RunConfig:
+    """Read a run's configuration.
+
+    Raises:
+        ConfigError: if there is none, or it is not one.
+    """
+    path = config_path(run)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{run} is not a run: it has no config.json; `nelbo train DATA --out {run}` makes one"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if isinstance(values, dict) and values.get("format") != FORMAT:
+        raise ConfigError(
+            f"{path} has format {values.get('format')}, this nelbo reads {FORMAT}; update nelbo to use it"
+        )
+    return from_json(RunConfig, values, str(path))
+
+
+def write_json(values: Any, path: Path) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".writing-{path.name}-{os.getpid()}")
+    draft.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def write_config(run: Path, config: RunConfig) -> None:
+    """Write a run's configuration."""
+    write_json(to_json(config), config_path(run))
+
+
+def build(config: Config, *, seed: int | None = None) -> ReverseProcess:
+    """The untrained model of a configuration, on the CPU.
+
+    Args:
+        config: what to build.
+        seed: of the initial weights; the configuration's own if None.
+
+    Raises:
+        ValueError: if the network does not fit the images; the message names the sizes that work.
+    """
+    process = config.process
+    learned = process.variance == "learned-range"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed if seed is None else seed)
+        network = UNet(config.data.channels, learned_variance=learned, **to_json(config.network))
+    network.check_size(*config.data.image_size)
+    return ReverseProcess(
+        network,
+        _schedule(process),
+        _PARAMETERIZATIONS[process.parameterization](),
+        _VARIANCES[process.variance](),
+        process.clip,
+    )
+
+
+def _schedule(process: ProcessConfig) -> NoiseSchedule:
+    return _SCHEDULES[process.schedule](process.num_timesteps)
+
+
+def newest_checkpoint(run: Path) -> Checkpoint:
+    """The newest whole checkpoint of a run.
+
+    Raises:
+        CheckpointError: if there is none; the message says what is wrong with those that are there.
+    """
+    found, problems = checkpoint.newest(checkpoints_path(run))
+    if found is None:
+        why = "; ".join(problems) if problems else "training has not written one yet"
+        raise CheckpointError(f"{run} has no usable checkpoint: {why}")
+    return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        path: its directory.
+        config: its configuration.
+    """
+
+    path: Path
+    config: RunConfig
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.config.config.data.channels, *self.config.config.data.image_size)
+
+    def checkpoint_name(self, run_or_checkpoint: str | os.PathLike[str]) -> str:
+        """The name of the checkpoint that ``load`` takes."""
+        path = Path(run_or_checkpoint)
+        return path.resolve().name if _is_checkpoint(path) else newest_checkpoint(self.path).path.name
+
+
+def run_of(run_or_checkpoint: str | os.PathLike[str]) -> Run:
+    """The run that a path means: its own directory, or that of one of its checkpoints.
+
+    Raises:
+        ConfigError: if it is not a run.
+    """
+    path = Path(run_or_checkpoint)
+    run = path.resolve().parent.parent if _is_checkpoint(path) else path
+    return Run(run, read_config(run))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "manifest.json").is_file()
+
+
+def load(run_or_checkpoint: str | os.PathLike[str]) -> ReverseProcess:
+    """Load a trained model: averaged (EMA) weights, eval mode, on the CPU.
+
+    Args:
+        run_or_checkpoint: a run directory, for its newest checkpoint, or one directory in its ``checkpoints``.
+
+    Raises:
+        ConfigError: if it is not a run.
+        CheckpointError: if no checkpoint is whole.
+    """
+    path, run = Path(run_or_checkpoint), run_of(run_or_checkpoint)
+    config = run.config.config
+    found = checkpoint.read(path) if _is_checkpoint(path) else newest_checkpoint(run.path)
+    # Dropout makes no difference to a loaded network.
+    reverse = build(replace(config, network=replace(config.network, dropout=0.0)))
+    try:
+        reverse.load_state_dict({f"network.{name}": value for name, value in found.tensors("ema").items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"{found.path} does not fit {config_path(run.path)}: {error}") from error
+    return reverse.eval()

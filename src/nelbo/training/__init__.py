@@ -1,0 +1,1 @@
+"""Training: one readable loop, checkpoints that are verified, randomness without a state."""

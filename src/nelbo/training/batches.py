@@ -1,0 +1,75 @@
+"""Which images example number n of a run is made of: a pure function of the seed and n."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nelbo import randomness
+from nelbo.data import levels_to_unit
+from nelbo.randomness import Purpose
+
+_GPU_SHARE = 0.5
+
+
+class Batches:
+    """Training examples, drawn without replacement within an epoch.
+
+    Args:
+        images: uint8 (N, C, H, W), the whole store, memory-mapped or not.
+        indices: the images to train on.
+        seed: the run's seed.
+        flip: whether to mirror half of the examples.
+        device: where the examples are wanted. On a GPU the training images live there too, if they fit.
+    """
+
+    def __init__(
+        self, images: np.ndarray, indices: np.ndarray, *, seed: int, flip: bool, device: torch.device
+    ) -> None:
+        if len(indices) == 0:
+            raise ValueError("there is no image to train on; give more images, or hold fewer out")
+        self._images = images
+        self.indices = indices
+        self.seed = seed
+        self._flip = flip
+        self.device = device
+        self.shape: tuple[int, int, int] = images.shape[1:]
+        self._on_gpu = _on_gpu(images, indices, device)
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def places(self, first: int, size: int) -> np.ndarray:
+        """Which training image, 0..N−1, each of the examples ``first`` … ``first + size − 1`` is."""
+        examples = np.arange(first, first + size)
+        epochs, within = np.divmod(examples, len(self.indices))
+        self._epochs = {int(e): self._order(int(e)) for e in np.unique(epochs)}
+        return np.array([self._epochs[e][i] for e, i in zip(epochs.tolist(), within.tolist())])
+
+    def examples(self, first: int, size: int) -> tuple[Float[Tensor, "B C H W"], Int[Tensor, "B"]]:
+        """Images on [−1, 1], and the numbers of the examples that they are, both on the device."""
+        places = self.places(first, size)
+        numbers = torch.arange(first, first + size, device=self.device)
+        if self._on_gpu is not None:
+            levels = self._on_gpu[torch.from_numpy(places).to(self.device)]
+        else:
+            levels = torch.from_numpy(self._images[self.indices[places]]).to(self.device)
+        x_0 = levels_to_unit(levels)
+        if self._flip:
+            mirrored = randomness.uniform(self.seed, Purpose.FLIP, numbers) < 0.5
+            x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(-1), x_0)
+        return x_0, numbers
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            return randomness.permutation(self.seed, epoch, len(self.indices)).numpy()
+        return self._epochs[epoch]
+
+
+def _on_gpu(images: np.ndarray, indices: np.ndarray, device: torch.device) -> Tensor | None:
+    if device.type != "cuda":
+        return None
+    num_bytes = len(indices) * int(np.prod(images.shape[1:]))
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.from_numpy(images[indices]).to(device) if num_bytes < _GPU_SHARE * free else None

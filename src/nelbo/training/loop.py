@@ -1,0 +1,222 @@
+"""The training loop: Algorithm 1 of the lecture, and what makes it a tool.
+
+Read it top to bottom. What step s draws depends on the seed and on the numbers of its examples alone, so a run
+that was interrupted goes on exactly as it would have.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nelbo import randomness
+from nelbo.objectives import OBJECTIVES, stratified_timesteps
+from nelbo.randomness import Purpose
+from nelbo.reverse import ReverseProcess
+from nelbo.training import checkpoint
+from nelbo.training.allocator import keep_freed_memory
+from nelbo.training.batches import Batches
+from nelbo.training.log import TrainingLog
+from nelbo.training.precision import autocast
+from nelbo.training.settings import Limits, TrainingConfig
+from nelbo.training.state import TrainingState
+
+LOG_EVERY = 10
+
+
+class DivergedError(RuntimeError):
+    """A loss or a gradient that is not a number; the message says where."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of ``train`` ended: at its limit, or because it was asked to stop."""
+
+    step: int
+    images: int
+    seconds: float
+    interrupted: bool
+
+
+def train(
+    reverse: ReverseProcess,
+    batches: Batches,
+    settings: TrainingConfig,
+    limits: Limits,
+    checkpoints: Path,
+    log: TrainingLog,
+    draw_samples: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Train until a limit is reached, from the newest checkpoint if there is one.
+
+    Args:
+        reverse: p_θ, on the device of ``batches``; its network is changed in place.
+        batches: the training examples.
+        settings: how to train.
+        limits: when to end, and when to write.
+        checkpoints: the directory of checkpoints.
+        log: where the figures go.
+        draw_samples: called with the step, every ``limits.sample_minutes``, while the network holds its average.
+
+    Returns:
+        How far it came.
+
+    Raises:
+        DivergedError: at a loss or gradient that is not finite; the step is not taken and the checkpoints stay.
+        CheckpointError: if one cannot be written, or the newest is of another network.
+    """
+    keep_freed_memory()
+    device = batches.device
+    objective = OBJECTIVES[settings.objective]
+    num_timesteps = reverse.schedule.num_timesteps
+    network = _module(reverse.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = list(network.parameters())
+    state = TrainingState.fresh(network, settings)
+
+    found, problems = checkpoint.newest(checkpoints)
+    for problem in problems:
+        log.warn(f"passed over a damaged checkpoint: {problem}")
+    if found is not None:
+        state.restore(found)
+        log.resumed(found.path, state)
+    log.rewind(state.step)
+
+    def save() -> None:
+        path = checkpoint.write(checkpoints, state.step, state.parts(), state.counters(), keep=limits.keep)
+        log.saved(path)
+
+    reverse.train()
+    since = time.monotonic() - state.seconds
+    with _stop_requests() as stop, log.progress(limits, state):
+        while _progress(state, limits) < 1 and not stop.is_set():
+            first, size = state.images, settings.batch_size
+            learning_rate = settings.learning_rate * _rate_factor(state, settings, limits)
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate
+
+            x_0, numbers = batches.examples(first, size)
+            offset = randomness.uniform(settings.seed, Purpose.TIMESTEP, numbers[:1])
+            t = stratified_timesteps(offset, torch.arange(size, device=device), size, num_timesteps)
+            eps = randomness.normal(settings.seed, Purpose.FORWARD_NOISE, numbers, batches.shape)
+            # Dropout is the one draw that torch makes itself.
+            torch.manual_seed(_dropout_seed(settings.seed, state.step))
+            with autocast(device, settings.precision):
+                losses = objective(reverse, x_0, eps, t)
+            loss = losses.mean()
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            if not math.isfinite(float(norm.detach()) + float(loss.detach())):
+                raise DivergedError(_where_it_diverged(reverse, losses, t, batches, first, state.step + 1))
+            state.optimizer.step()
+            state.step += 1
+            state.images += size
+            state.ema.update(size, state.images)
+
+            before, state.seconds = state.seconds, time.monotonic() - since
+            state.loss_sum += float(loss.detach())
+            state.loss_count += 1
+            log.step(state)
+            if state.step % LOG_EVERY == 0:
+                log.metrics(state, learning_rate=learning_rate, gradient_norm=float(norm.detach()))
+                state.loss_sum, state.loss_count = 0.0, 0
+            if draw_samples and _passes(before, state.seconds, limits.sample_minutes):
+                with state.ema.swapped_in():
+                    reverse.eval()
+                    draw_samples(state.step)
+                    reverse.train()
+            if _passes(before, state.seconds, limits.checkpoint_minutes):
+                save()
+        if found is None or state.step > int(found.state["step"]):
+            save()
+    reverse.eval()
+    return Outcome(state.step, state.images, state.seconds, interrupted=stop.is_set())
+
+
+def _module(network: object) -> torch.nn.Module:
+    if not isinstance(network, torch.nn.Module):
+        raise TypeError(
+            f"a {type(network).__name__} has no weights to train; give a torch.nn.Module as network"
+        )
+    return network
+
+
+def _progress(state: TrainingState, limits: Limits) -> float:
+    """How much of the run is done, 0..1: by whichever limit is nearest."""
+    shares = [0.0]
+    if limits.max_steps is not None:
+        shares.append(state.step / limits.max_steps)
+    if limits.max_images is not None:
+        shares.append(state.images / limits.max_images)
+    if limits.max_minutes is not None:
+        shares.append(state.seconds / (60 * limits.max_minutes))
+    return min(1.0, max(shares))
+
+
+def _rate_factor(state: TrainingState, settings: TrainingConfig, limits: Limits) -> float:
+    """A linear warm-up, and a cosine decay to the end of the run if wanted."""
+    warmup = min(1.0, (state.images + settings.batch_size) / max(1, settings.warmup_images))
+    return warmup * (0.5 + 0.5 * math.cos(math.pi * _progress(state, limits)) if settings.decay else 1.0)
+
+
+def _passes(before: float, now: float, minutes: float) -> bool:
+    """Whether a multiple of so many minutes lies between two times, in seconds."""
+    return minutes > 0 and int(before / (60 * minutes)) < int(now / (60 * minutes))
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    number = randomness.uniform(seed, Purpose.DROPOUT, torch.tensor([step]))
+    return int(number * 2**53)
+
+
+def _where_it_diverged(
+    reverse: ReverseProcess, losses: Tensor, t: Tensor, batches: Batches, first: int, step: int
+) -> str:
+    """What was not finite: the weights, the images, some losses, or a gradient only."""
+    images = batches.indices[batches.places(first, len(losses))]
+    bad = [i for i, value in enumerate(losses.tolist()) if not math.isfinite(value)]
+    weights = [name for name, p in reverse.named_parameters() if not torch.isfinite(p).all()]
+    gradients = [
+        name
+        for name, p in reverse.named_parameters()
+        if p.grad is not None and not torch.isfinite(p.grad).all()
+    ]
+    if weights:
+        what = f"the weights {weights[0]} (and {len(weights) - 1} more) were not finite before it"
+    elif bad:
+        pairs = ", ".join(f"image {images[i]} at t = {int(t[i])}" for i in bad[:4])
+        what = f"the loss of {len(bad)} of {len(losses)} images: {pairs}"
+    else:
+        what = f"the gradient of {gradients[0] if gradients else 'the whole network'}"
+    return (
+        f"step {step} is not finite: {what}. The step was not taken; the last good checkpoint stands."
+        " Try a lower --learning-rate or --precision float32"
+    )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets: the step in hand is finished first. A second Ctrl-C ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,52 @@
+"""The settings of a training run, and when it ends. No torch here: the command line reads them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network is trained."""
+
+    objective: Literal["simple", "weighted", "variational", "hybrid"] = "simple"
+    """The loss: simple (ω_t = 1), weighted (ω_t), the bound itself, or simple for the mean and the bound for σ²."""
+    batch_size: int = 128
+    """Images per step."""
+    learning_rate: float = 2e-4
+    """Peak learning rate of AdamW."""
+    warmup_images: int = 20_000
+    """Images over which the learning rate rises from 0."""
+    decay: bool = False
+    """Let the learning rate fall along a cosine, to 0 at the end of the run."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    beta2: float = 0.999
+    """AdamW's second-moment decay."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    ema_half_life: int = 500_000
+    """Images after which a weight's share in the average has halved."""
+    ema_warmup: float = 0.05
+    """The half-life is at most this share of the images seen so far."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network; auto takes bfloat16 where the hardware has it."""
+    seed: int = 0
+    """Decides every draw of the run."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When training ends (at the first that is reached) and what happens on the way."""
+
+    max_steps: int | None = None
+    """Stop after this many steps."""
+    max_images: int | None = None
+    """Stop after this many images."""
+    max_minutes: float | None = None
+    """Stop after this many minutes of training, those before a resume included."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints (one is always written at the end and on Ctrl-C)."""
+    sample_minutes: float = 5.0
+    """Minutes between grids of samples in RUN/samples; 0 for none."""
+    keep: int = 2
+    """Checkpoints to keep."""
