@@ -102,7 +102,7 @@ def train(
                 group["lr"] = learning_rate
 
             x_0, numbers = batches.examples(first, size)
-            offset = randomness.uniform(settings.seed, Purpose.TIMESTEP, numbers[:1])
+            offset = randomness.uniform(settings.seed, Purpose.TIMESTEP, numbers[:1])[0]
             t = stratified_timesteps(offset, torch.arange(size, device=device), size, num_timesteps)
             eps = randomness.normal(settings.seed, Purpose.FORWARD_NOISE, numbers, batches.shape)
             # Dropout is the one draw that torch makes itself.

@@ -80,8 +80,12 @@ class TrainingState:
 
     def _restore_optimizer(self, moments: Mapping[str, Tensor]) -> None:
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = dict(self.network.named_parameters())
         for name, value in moments.items():
             parameter, key = name.rsplit("/", 1)
-            state.setdefault(self._names.index(parameter), {})[key] = value
+            like = parameters[parameter]
+            # The fused kernel walks weights and moments alike: they must lie in memory in the same order.
+            moment = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            state.setdefault(self._names.index(parameter), {})[key] = moment
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+
+from nelbo.training.batches import Batches
+
+CPU = torch.device("cpu")
+
+
+def batches(pictures, indices=None, flip=False, seed=3):
+    indices = np.arange(1, 14) if indices is None else indices
+    return Batches(pictures, indices, seed=seed, flip=flip, device=CPU)
+
+
+def test_an_epoch_visits_every_training_image_once_and_no_other(pictures):
+    data = batches(pictures)
+    places = data.places(0, 13 * 3).reshape(3, 13)
+    assert all(sorted(epoch) == list(range(13)) for epoch in places.tolist())
+    assert len({tuple(epoch) for epoch in places.tolist()}) == 3
+    assert set(data.indices[places.flatten()]) == set(range(1, 14))
+
+
+def test_an_example_is_the_same_in_any_batch_and_after_anything_else(pictures):
+    whole, _ = batches(pictures, flip=True).examples(0, 40)
+    other = batches(pictures, flip=True)
+    other.examples(500, 3)
+    parts = [other.examples(first, size)[0] for first, size in ((0, 7), (7, 1), (8, 32))]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(batches(pictures, seed=4).examples(0, 40)[0], whole)
+
+
+def test_examples_are_the_images_on_the_grid(pictures):
+    data = batches(pictures)
+    x_0, numbers = data.examples(5, 4)
+    assert numbers.tolist() == [5, 6, 7, 8]
+    levels = pictures[data.indices[data.places(5, 4)]]
+    torch.testing.assert_close(x_0, torch.from_numpy(levels).float() / 127.5 - 1, rtol=0, atol=1e-7)
+
+
+def test_half_of_the_examples_are_mirrored_if_wanted(pictures):
+    plain, _ = batches(pictures).examples(0, 400)
+    flipped, _ = batches(pictures, flip=True).examples(0, 400)
+    asymmetric = ~torch.isclose(plain, plain.flip(-1)).flatten(1).all(1)
+    mirrored = torch.isclose(flipped, plain.flip(-1)).flatten(1).all(1)
+    same = torch.isclose(flipped, plain).flatten(1).all(1)
+    assert (mirrored | same).all()
+    share = float(mirrored[asymmetric].float().mean())
+    assert 0.4 < share < 0.6
+
+
+def test_no_image_is_an_error(pictures):
+    with pytest.raises(ValueError, match="no image to train on"):
+        batches(pictures, indices=np.arange(0))
