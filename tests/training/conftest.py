@@ -14,7 +14,9 @@ from nelbo.training.log import TrainingLog
 from nelbo.training.loop import Outcome, train
 from nelbo.training.settings import Limits, TrainingConfig
 
-SETTINGS = TrainingConfig(batch_size=6, learning_rate=2e-3, warmup_images=12, decay=True, ema_half_life=30)
+SETTINGS = TrainingConfig(
+    optimizer="muon", batch_size=6, learning_rate=2e-3, warmup_images=12, decay=True, ema_half_life=30
+)
 
 
 @pytest.fixture

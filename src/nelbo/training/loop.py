@@ -97,9 +97,9 @@ def train(
     with _stop_requests() as stop, log.progress(limits, state):
         while _progress(state, limits) < 1 and not stop.is_set():
             first, size = state.images, settings.batch_size
-            learning_rate = settings.learning_rate * _rate_factor(state, settings, limits)
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate
+            rate_factor = _rate_factor(state, settings, limits)
+            for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
+                group["lr"] = group["peak_lr"] * rate_factor
 
             x_0, numbers = batches.examples(first, size)
             offset = randomness.uniform(settings.seed, Purpose.TIMESTEP, numbers[:1])[0]
@@ -110,12 +110,13 @@ def train(
             with autocast(device, settings.precision):
                 losses = objective(reverse, x_0, eps, t)
             loss = losses.mean()
-            state.optimizer.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             if not math.isfinite(float(norm.detach()) + float(loss.detach())):
                 raise DivergedError(_where_it_diverged(reverse, losses, t, batches, first, state.step + 1))
-            state.optimizer.step()
+            for optimizer in state.optimizers:
+                optimizer.step()
             state.step += 1
             state.images += size
             state.ema.update(size, state.images)
@@ -125,7 +126,11 @@ def train(
             state.loss_count += 1
             log.step(state)
             if state.step % LOG_EVERY == 0:
-                log.metrics(state, learning_rate=learning_rate, gradient_norm=float(norm.detach()))
+                log.metrics(
+                    state,
+                    learning_rate=settings.learning_rate * rate_factor,
+                    gradient_norm=float(norm.detach()),
+                )
                 state.loss_sum, state.loss_count = 0.0, 0
             if draw_samples and _passes(before, state.seconds, limits.sample_minutes):
                 with state.ema.swapped_in():

@@ -12,8 +12,12 @@ class TrainingConfig:
     """The loss: simple (ω_t = 1), weighted (ω_t), the bound itself, or simple for the mean and the bound for σ²."""
     batch_size: int = 128
     """Images per step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all weights, or Muon for the convolutions and AdamW for the rest."""
     learning_rate: float = 2e-4
     """Peak learning rate of AdamW."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of Muon."""
     warmup_images: int = 20_000
     """Images over which the learning rate rises from 0."""
     decay: bool = False

@@ -1,7 +1,7 @@
 """What training carries from one step to the next, and how it goes into a checkpoint and comes back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nelbo.nn import EMA
 from nelbo.training.checkpoint import Checkpoint, CheckpointError
+from nelbo.training.muon import Muon
 from nelbo.training.settings import TrainingConfig
 
 _COUNTERS = ("step", "images", "seconds", "loss_sum", "loss_count")
@@ -16,7 +17,7 @@ _COUNTERS = ("step", "images", "seconds", "loss_sum", "loss_count")
 
 @dataclass
 class TrainingState:
-    """The network, its average, the optimiser, and how far they are.
+    """The network, its average, the optimisers, and how far they are.
 
     Attributes:
         step: optimiser steps taken.
@@ -28,34 +29,41 @@ class TrainingState:
 
     network: nn.Module
     ema: EMA
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     step: int = 0
     images: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
     loss_count: int = 0
-    _names: list[str] = field(default_factory=list)
 
     @classmethod
     def fresh(cls, network: nn.Module, settings: TrainingConfig) -> "TrainingState":
         """The state before the first step."""
-        parameters = dict(network.named_parameters())
-        optimizer = torch.optim.AdamW(
-            parameters.values(),
-            lr=settings.learning_rate,
-            betas=(0.9, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        convolutions, others = _parted(network, settings.optimizer)
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                others,
+                lr=settings.learning_rate,
+                betas=(0.9, settings.beta2),
+                weight_decay=settings.weight_decay,
+                fused=True,
+            )
+        ]
+        if convolutions:
+            optimizers.append(Muon(convolutions, lr=settings.muon_learning_rate))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["peak_lr"] = group["lr"]
         ema = EMA(network, half_life_images=settings.ema_half_life, warmup_ratio=settings.ema_warmup)
-        return cls(network, ema, optimizer, _names=list(parameters))
+        return cls(network, ema, optimizers)
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor that a resume needs, by part and name."""
         moments = {
-            f"{self._names[index]}/{key}": value
-            for index, values in self.optimizer.state_dict()["state"].items()
-            for key, value in values.items()
+            f"{name}/{key}": value
+            for name, parameter in self.network.named_parameters()
+            for optimizer in self.optimizers
+            for key, value in optimizer.state.get(parameter, {}).items()
         }
         return {"network": self.network.state_dict(), "ema": self.ema.state_dict(), "optimizer": moments}
 
@@ -79,13 +87,23 @@ class TrainingState:
             raise CheckpointError(f"{checkpoint.path} is not of this run's network: {error}") from error
 
     def _restore_optimizer(self, moments: Mapping[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
         parameters = dict(self.network.named_parameters())
         for name, value in moments.items():
-            parameter, key = name.rsplit("/", 1)
-            like = parameters[parameter]
+            parameter_name, key = name.rsplit("/", 1)
+            parameter = parameters[parameter_name]
+            owner = next(o for o in self.optimizers if any(parameter is p for p in _parameters(o)))
             # The fused kernel walks weights and moments alike: they must lie in memory in the same order.
-            moment = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-            state.setdefault(self._names.index(parameter), {})[key] = moment
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            moment = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+            owner.state[parameter][key] = moment
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _parted(network: nn.Module, optimizer: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that Muon takes, and the others."""
+    parameters = list(network.parameters())
+    if optimizer == "adamw":
+        return [], parameters
+    return [p for p in parameters if p.ndim == 4], [p for p in parameters if p.ndim != 4]
