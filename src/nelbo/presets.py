@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nelbo.config import Config, NetworkConfig
+from nelbo.config import Config, NetworkConfig, ProcessConfig
 from nelbo.training.settings import Limits, TrainingConfig
 
 
@@ -19,25 +19,27 @@ PRESETS: dict[str, Preset] = {
     "quick": Preset(
         summary="ten minutes on two CPU cores",
         config=Config(
+            process=ProcessConfig(parameterization="v"),
             network=NetworkConfig(
                 base_width=64,
-                multipliers=(1, 2, 2),
+                multipliers=(1, 1),
                 blocks_per_level=1,
-                attention_levels=(2,),
+                attention_levels=(1,),
                 groups=8,
                 patch=4,
             ),
             training=TrainingConfig(
-                batch_size=16,
-                learning_rate=1e-3,
-                warmup_images=800,
+                optimizer="muon",
+                batch_size=8,
+                learning_rate=3e-3,
+                warmup_images=400,
                 decay=True,
                 weight_decay=0.01,
                 beta2=0.99,
                 ema_half_life=2_000,
             ),
         ),
-        limits=Limits(max_minutes=8.5, sample_minutes=2.5, checkpoint_minutes=2.5),
+        limits=Limits(max_minutes=9.0, sample_minutes=2.5, checkpoint_minutes=2.5),
     ),
     "overnight": Preset(
         summary="a night on a CPU, an hour on a small GPU",
@@ -59,12 +61,12 @@ PRESETS: dict[str, Preset] = {
                 ema_half_life=50_000,
             ),
         ),
-        limits=Limits(max_minutes=480, sample_minutes=20, checkpoint_minutes=10),
+        limits=Limits(max_minutes=480.0, sample_minutes=20.0, checkpoint_minutes=10.0),
     ),
     "ddpm": Preset(
         summary="Ho et al.'s CIFAR-10 network and recipe; needs a GPU",
         config=Config(network=NetworkConfig(dropout=0.1), training=TrainingConfig(warmup_images=640_000)),
-        limits=Limits(max_steps=800_000, sample_minutes=30, checkpoint_minutes=15),
+        limits=Limits(max_steps=800_000, sample_minutes=30.0, checkpoint_minutes=15.0),
     ),
 }
 DEFAULT_PRESET = "quick"

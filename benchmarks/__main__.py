@@ -1,0 +1,28 @@
+"""Benchmarks, one module each: ``python -m benchmarks [NAME ...]``; without a name, those that take minutes."""
+
+import sys
+from importlib import import_module
+
+ALL = {
+    "steps": "images/s of a training step and of a network evaluation, and the fraction of the convolution ceiling",
+    "recipe": "held-out bits/dim of variants of the quick preset after the same training time (hours)",
+}
+QUICK = ("steps",)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(__doc__, *(f"\n  {name:<8} {summary}" for name, summary in ALL.items()), sep="")
+        return 0
+    if arguments and arguments[0] in ALL:
+        import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+        return 0
+    if arguments:
+        print(f"unknown benchmark {arguments[0]!r}; choose one of {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    for name in QUICK:
+        import_module(f"benchmarks.{name}").main([])
+    return 0
+
+
+sys.exit(main(sys.argv[1:]))
