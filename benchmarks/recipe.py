@@ -29,6 +29,7 @@ from nelbo.training.loop import train
 from nelbo.training.settings import Limits
 
 # Changes to the quick preset, by field of its configuration.
+PATCH_4 = {"patch": 4, "base_width": 64, "multipliers": (1, 1), "attention_levels": (1,)}
 VARIANTS: dict[str, dict[str, Any]] = {
     "quick": {},
     "adamw": {"optimizer": "adamw", "learning_rate": 2e-3},
@@ -37,15 +38,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cosine": {"schedule": "cosine"},
     "batch 16": {"batch_size": 16},
     "batch 4": {"batch_size": 4},
-    "muon 0.01": {"muon_learning_rate": 0.01},
-    "muon 0.04": {"muon_learning_rate": 0.04},
-    "two blocks": {"blocks_per_level": 2},
-    "width 96": {"base_width": 96},
-    "width 48": {"base_width": 48},
-    "three levels": {"multipliers": (1, 2, 2), "attention_levels": (2,)},
-    "wider below": {"multipliers": (1, 2)},
-    "patch 2, width 24": {"patch": 2, "base_width": 24, "multipliers": (1, 2, 4), "attention_levels": (2,)},
-    "patch 2, width 32": {"patch": 2, "base_width": 32, "multipliers": (1, 2, 4), "attention_levels": (2,)},
+    "muon 0.02": {"muon_learning_rate": 0.02},
+    "muon 0.08": {"muon_learning_rate": 0.08},
+    "width 16": {"base_width": 16},
+    "width 32": {"base_width": 32},
+    "two levels": {"multipliers": (1, 2), "attention_levels": (1,)},
+    "narrow below": {"multipliers": (1, 2, 2)},
+    "patch 4": PATCH_4,
+    "patch 4, muon 0.02": {**PATCH_4, "muon_learning_rate": 0.02},
+    "patch 4, cosine": {**PATCH_4, "muon_learning_rate": 0.02, "schedule": "cosine"},
     "patch 1, width 16": {
         "patch": 1,
         "base_width": 16,

@@ -62,6 +62,8 @@ def bound_term_of(
         return _l_0(p, x_0) if t == 1 else _l_before(reverse, p, x_0, x_t, t)
     if reverse.schedule.num_timesteps == 1:
         return _l_0(p, x_0)
+    if t.device.type == "cpu" and not torch.compiler.is_compiling() and int(t.min()) > 1:
+        return _l_before(reverse, p, x_0, x_t, t)
     # The branch not taken must still have a finite value and gradient: q(x_0|x_1, x_0) is a Dirac.
     return torch.where(t == 1, _l_0(p, x_0), _l_before(reverse, p, x_0, x_t, t.clamp(min=2)))
 

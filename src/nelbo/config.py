@@ -1,6 +1,7 @@
 """Everything that a run is made of, resolved, as plain values that JSON can hold. No torch here."""
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ def to_json(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_json(cls: type[Resolved], values: dict[str, Any], where: str = "config.json") -> Resolved:
+def from_json(cls: type[Resolved], values: Any, where: str = "config.json") -> Resolved:
     """Build a configuration from nested dictionaries.
 
     Raises:
@@ -97,8 +98,17 @@ def from_json(cls: type[Resolved], values: dict[str, Any], where: str = "config.
     hints = typing.get_type_hints(cls)
     if unknown := sorted(set(values) - set(hints)):
         raise ConfigError(f"{where} has an unknown field {unknown[0]!r}; was it written by a newer nelbo?")
+    required = [f.name for f in dataclasses.fields(typing.cast(Any, cls)) if _is_required(f)]
+    if missing := [name for name in required if name not in values]:
+        raise ConfigError(
+            f"{where} lacks the field {missing[0]!r}; it is damaged, or not a nelbo configuration"
+        )
     made = {name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()}
     return cls(**made)
+
+
+def _is_required(of: "dataclasses.Field[Any]") -> bool:
+    return of.default is dataclasses.MISSING and of.default_factory is dataclasses.MISSING
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -112,11 +122,59 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if len(kinds) == len(value):
             return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     elif origin is Literal:
-        if value in arguments:
-            return value
+        for argument in arguments:
+            if type(value) is type(argument) and value == argument:  # True is no 1 here
+                return value
         raise ConfigError(f"{where} is {value!r}; choose one of {', '.join(map(str, arguments))}")
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
-    raise ConfigError(f"{where} is {value!r}, which is not a {hint}")
+    raise ConfigError(f"{where} is {value!r}; it must be {_in_words(hint)}")
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _in_words(hint: Any) -> str:
+    if typing.get_origin(hint) is not tuple:
+        return _KINDS.get(hint, str(hint))
+    of = typing.get_args(hint)
+    count = "any number" if of[-1] is Ellipsis else str(len(of))
+    return f"a list of {count} of: {_in_words(of[0])}"
+
+
+def as_option(name: str, value: Any) -> str:
+    """A field and its value as one would type it: --multipliers 1 2."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+
+
+def check(config: Config) -> None:
+    """Refuse what no run could be made of, before anything is written. The network checks its own numbers.
+
+    Raises:
+        ConfigError: naming the option and what is allowed.
+    """
+    data, training = config.data, config.training
+    for values, name, allowed, good in (
+        (data, "held_out", "a share between 0 and 1, such as 0.1", 0 < data.held_out < 1),
+        (training, "batch_size", "at least 1", training.batch_size >= 1),
+        (training, "learning_rate", "a positive number", 0 < training.learning_rate < math.inf),
+        (training, "muon_learning_rate", "a positive number", 0 < training.muon_learning_rate < math.inf),
+        (training, "warmup_images", "at least 0", training.warmup_images >= 0),
+        (training, "weight_decay", "at least 0", 0 <= training.weight_decay < math.inf),
+        (training, "beta2", "at least 0 and below 1", 0 <= training.beta2 < 1),
+        (training, "clip_norm", "a positive number", training.clip_norm > 0),
+        (training, "ema_half_life", "a positive number of images", training.ema_half_life > 0),
+        (training, "ema_warmup", "a positive share, such as 0.05", training.ema_warmup > 0),
+    ):
+        if not good:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(values, name)}; give {allowed}")
+    if config.process.variance == "learned-range" and training.objective not in ("hybrid", "variational"):
+        raise ConfigError(
+            f"--variance learned-range cannot be learned from --objective {training.objective};"
+            " choose --objective hybrid or variational"
+        )

@@ -21,17 +21,18 @@ PRESETS: dict[str, Preset] = {
         config=Config(
             process=ProcessConfig(parameterization="v"),
             network=NetworkConfig(
-                base_width=64,
-                multipliers=(1, 1),
+                base_width=24,
+                multipliers=(1, 2, 4),
                 blocks_per_level=1,
-                attention_levels=(1,),
+                attention_levels=(2,),
                 groups=8,
-                patch=4,
+                patch=2,
             ),
             training=TrainingConfig(
                 optimizer="muon",
                 batch_size=8,
                 learning_rate=3e-3,
+                muon_learning_rate=0.04,
                 warmup_images=400,
                 decay=True,
                 weight_decay=0.01,

@@ -9,6 +9,7 @@ RUN/
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,9 +76,8 @@ def read_config(run: Path) -> RunConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"{run} is not a run: it has no config.json; `nelbo train DATA --out {run}` makes one"
-        ) from error
+        why = "it has no config.json" if run.exists() else "there is no such directory"
+        raise ConfigError(f"{run} is not a run: {why}; `nelbo train DATA --out {run}` makes one") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if isinstance(values, dict) and values.get("format") != FORMAT:
@@ -89,10 +89,32 @@ def read_config(run: Path) -> RunConfig:
 
 def write_json(values: Any, path: Path) -> None:
     """Write JSON whole or not at all."""
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".writing-{path.name}-{os.getpid()}")
-    draft.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)
+
+
+def check_writable(directory: Path, option: str) -> None:
+    """Refuse a directory that could not be made or written to, before any work is done. It makes nothing.
+
+    Args:
+        directory: where files will go; it need not exist.
+        option: what the user chose it with, such as "--out".
+
+    Raises:
+        ConfigError: if something else stands in the way, or it is not permitted.
+    """
+    existing = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        raise ConfigError(
+            f"{directory} cannot be written to: {existing} is no directory; choose another {option}"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{directory} cannot be written to: no permission in {existing}; choose another {option}"
+        )
 
 
 def write_config(run: Path, config: RunConfig) -> None:
@@ -132,13 +154,18 @@ def _schedule(process: ProcessConfig) -> NoiseSchedule:
 def newest_checkpoint(run: Path) -> Checkpoint:
     """The newest whole checkpoint of a run.
 
+    Warns:
+        UserWarning: if a newer one is damaged and an older one is taken.
+
     Raises:
         CheckpointError: if there is none; the message says what is wrong with those that are there.
     """
     found, problems = checkpoint.newest(checkpoints_path(run))
     if found is None:
         why = "; ".join(problems) if problems else "training has not written one yet"
-        raise CheckpointError(f"{run} has no usable checkpoint: {why}")
+        raise CheckpointError(f"{run} has no usable checkpoint: {why}; `nelbo train` goes on with the run")
+    for problem in problems:
+        warnings.warn(f"using {found.path.name}, as a newer checkpoint is damaged: {problem}", stacklevel=2)
     return found
 
 
@@ -198,5 +225,10 @@ def load(run_or_checkpoint: str | os.PathLike[str]) -> ReverseProcess:
     try:
         reverse.load_state_dict({f"network.{name}": value for name, value in found.tensors("ema").items()})
     except RuntimeError as error:
-        raise CheckpointError(f"{found.path} does not fit {config_path(run.path)}: {error}") from error
+        reasons = str(error).splitlines()[1:]  # one for each weight; the first is enough
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise CheckpointError(
+            f"{found.path} does not fit {config_path(run.path)}: {''.join(reasons[:1]).strip()}{more}"
+        ) from error
+    reverse.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return reverse.eval()

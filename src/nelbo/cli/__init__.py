@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -50,13 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"unknown command {given[0]!r}; choose one of {', '.join(COMMANDS)}, or see nelbo --help"
         )
     try:
-        return int(import_module(f"nelbo.cli.{given[0]}").main(given[1:]))
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return int(import_module(f"nelbo.cli.{given[0]}").main(given[1:]))
+    except SystemExit as stop:  # the parser has shown the help (0), or what is wrong with an option (2)
+        return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         return _refuse("interrupted", status=130)
     except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("NELBO_TRACEBACK"):
             raise
         return _refuse(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"nelbo: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _refuse(message: str, status: int = 2) -> int:

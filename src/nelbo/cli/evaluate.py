@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ Example: nelbo evaluate runs/photos"""
 class Evaluate:
     """The options of ``nelbo evaluate``."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run's directory, or one of its checkpoints."""
-    data: str | None = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """Other images to evaluate on, all of them; the run's own held-out images if left out."""
     evaluations: int = 25
     """Network evaluations per image; more make the error bar smaller, 1,000 leave no step out."""
@@ -44,11 +45,11 @@ def evaluate(args: Evaluate) -> int:
     """Evaluate, print, and write evaluation.json and evaluation.png into the run."""
     from rich.console import Console
 
-    from nelbo.cli.progress import evaluations_bar
+    from nelbo.cli.progress import evaluations_bar, say
     from nelbo.evaluation.codecs import codec_bits_per_dim
     from nelbo.evaluation.likelihood import estimate_likelihood
     from nelbo.report.plots import MissingExtraError, plot_bound
-    from nelbo.run import load, run_of, write_json
+    from nelbo.run import check_writable, checkpoints_path, load, run_of, write_json
     from nelbo.training.allocator import keep_freed_memory
     from nelbo.training.precision import chosen_device
 
@@ -56,9 +57,13 @@ def evaluate(args: Evaluate) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
     keep_freed_memory()
-    console = Console()
-    run = run_of(args.run)
-    reverse = load(args.run).to(chosen_device(args.device))
+    console, device, run = Console(), chosen_device(args.device), run_of(args.run)
+    check_writable(run.path, "RUN")
+    checkpoint = run.checkpoint_name(
+        args.run
+    )  # the one whose name is reported, should training write another
+    reverse = load(checkpoints_path(run.path) / checkpoint).to(device)
+    _check_evaluations(args.evaluations, reverse.schedule.num_timesteps)
     splits = _splits(run, args)
     per_image = min(args.evaluations, reverse.schedule.num_timesteps)
     total = sum(len(images) for images in splits.values()) * per_image
@@ -73,17 +78,22 @@ def evaluate(args: Evaluate) -> int:
     name, images = next(iter(splits.items()))
     codecs = {kind: codec_bits_per_dim(images, kind) for kind in ("PNG", "WebP")}
 
-    written = _to_json(results, codecs, name, args, run.checkpoint_name(args.run))
+    written = _to_json(results, codecs, name, args, checkpoint)
     path = run.path / "evaluation.json"
     write_json(written, path)
     _print(console, results, codecs, name)
-    console.print(f"\nfigures: {path}", highlight=False, soft_wrap=True)
+    say(console, f"\nfigures: {path}")
     try:
         plot = plot_bound(results, run.path / "evaluation.png")
-        console.print(f"plot: {plot}", highlight=False, soft_wrap=True)
+        say(console, f"plot: {plot}")
     except MissingExtraError as error:
-        console.print(f"no plot: {error}", highlight=False, soft_wrap=True)
+        say(console, f"no plot: {error}")
     return 0
+
+
+def _check_evaluations(evaluations: int, num_timesteps: int) -> None:
+    if evaluations < min(2, num_timesteps):
+        raise ValueError(f"--evaluations is {evaluations}; give 2 to {num_timesteps}: L_0 takes one of them")
 
 
 def _splits(run: Any, args: Evaluate) -> dict[str, Any]:
@@ -92,7 +102,7 @@ def _splits(run: Any, args: Evaluate) -> dict[str, Any]:
 
     from nelbo.data import IntakeOptions, open_store
 
-    data = run.config.config.data
+    data, shown = run.config.config.data, sys.stderr.isatty()
     options = IntakeOptions(data.image_size, data.channels, data.fit, data.background)
 
     def spread(store: Any, indices: Any, at_most: int) -> Any:
@@ -100,9 +110,9 @@ def _splits(run: Any, args: Evaluate) -> dict[str, Any]:
         return store.images[np.asarray(indices)[chosen]]
 
     if args.data is not None:
-        store = open_store(args.data, options)
+        store = open_store(args.data, options, progress=shown)
         return {"data": spread(store, range(len(store.images)), args.max_images)}
-    store = open_store(run.config.source, options)
+    store = open_store(run.config.source, options, progress=shown)
     split = store.split(run.config.held_out_threshold)
     if len(split.held_out) == 0:
         return {"train": spread(store, split.train, args.max_images)}
@@ -127,27 +137,41 @@ def _to_json(
         del value["per_image"]
     written = {"unit": "bits/dim", "split": name, **values.pop(name)}
     gap = _gap(results)
-    return {
-        **written,
-        "others": values,
-        "gap": None if gap is None else {"bits_per_dim": gap[0], "standard_error": gap[1]},
-        "codecs": codecs,
-        "evaluations_per_image": args.evaluations,
-        "seed": args.seed,
-        "data": args.data,
-        "checkpoint": checkpoint,
-    }
+    return _without_nan(
+        {
+            **written,
+            "others": values,
+            "gap": None if gap is None else {"bits_per_dim": gap[0], "standard_error": gap[1]},
+            "codecs": codecs,
+            "evaluations_per_image": args.evaluations,
+            "seed": args.seed,
+            "data": args.data,
+            "checkpoint": checkpoint,
+        }
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: the error bar of a single image, which is unknown, becomes null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _print(console: Any, results: dict[str, Any], codecs: dict[str, float], name: str) -> None:
     from rich.table import Table
+
+    from nelbo.cli.progress import say
+    from nelbo.report.plots import in_words
 
     table = Table("bits/dim", *results, title="negative ELBO, an upper bound on −log₂ p(image) per dimension")
     for label, field in (("L_T, the prior", "prior"), ("Σ L_t−1, the steps", "transitions"),
                          ("L_0, the pixels", "reconstruction")):  # fmt: skip
         table.add_row(label, *(f"{getattr(result, field):.4f}" for result in results.values()))
     table.add_section()
-    totals = [f"{result.bits_per_dim:.3f} ± {result.standard_error:.3f}" for result in results.values()]
+    totals = [in_words(result.bits_per_dim, result.standard_error) for result in results.values()]
     table.add_row("[bold]total ± standard error", *(f"[bold]{total}" for total in totals))
     for kind, bits in codecs.items():
         label = f"{kind}, lossless, the {name} images"
@@ -160,12 +184,13 @@ def _print(console: Any, results: dict[str, Any], codecs: dict[str, float], name
     console.print(table)
     gap = _gap(results)
     if gap is not None:
-        console.print(
-            f"held-out less train: {gap[0]:+.3f} ± {gap[1]:.3f} bits/dim. {_verdict(*gap)}", highlight=False
-        )
+        sign = "+" if gap[0] > 0 else ""
+        say(console, f"held-out less train: {sign}{in_words(*gap)} bits/dim. {_verdict(*gap)}")
 
 
 def _verdict(gap: float, error: float) -> str:
+    if math.isnan(error):
+        return "With a single held-out image nobody can say whether that means anything."
     if gap > 2 * error:
         return "The model knows its training images better than new ones: it is memorising."
     return "No sign of memorisation: new images cost no more than those it was trained on, within the error."

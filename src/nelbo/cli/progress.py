@@ -1,4 +1,4 @@
-"""A progress bar for work that is counted in network evaluations."""
+"""What the commands print: lines, and a progress bar for work that is counted in network evaluations."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 15.0
+
+
+def say(console: Console, text: str) -> None:
+    """Print lines as they are: a path stays in one piece, and a bracket in it is no markup."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -32,9 +37,9 @@ def evaluations_bar(console: Console, what: str, total: int) -> Iterator[Callabl
             if not console.is_terminal and now - shown > _SECONDS_BETWEEN_LINES:
                 shown = now
                 left = (total - done) / rate
-                console.print(
+                say(
+                    console,
                     f"{what}: {done:,}/{total:,} network evaluations, {rate:.0f}/s, {left:.0f} s left",
-                    highlight=False,
                 )
 
         yield advance

@@ -10,21 +10,21 @@ import tyro
 _EXAMPLE = """Draw images from a run: PNGs, a grid of them, and on request the way there as an animation.
 
 Example: nelbo sample runs/photos --num 64 --steps 50 --sampler ddim --seed 0 --out pictures"""
-_MAX_FRAMES, _MAX_ANIMATED = 60, 16
+_STEPS, _MAX_FRAMES, _MAX_ANIMATED = 50, 60, 16
 
 
 @dataclass
 class Sample:
     """The options of ``nelbo sample``."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run's directory, or one of its checkpoints."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where the pictures go; RUN/samples/seed-SEED if left out."""
     num: int = 64
     """How many images."""
-    steps: int = 50
-    """Network evaluations per image; at most the T of the run (1,000)."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Network evaluations per image, 1 to the T of the run; 50, or T if that is less, if left out."""
     sampler: Literal["ddim", "ancestral"] = "ddim"
     """ddim is best with few steps; ancestral is the lecture's and Ho's, best with all of them."""
     path: Literal["even", "quadratic"] = "even"
@@ -50,9 +50,9 @@ def sample(args: Sample) -> int:
     """Draw."""
     from rich.console import Console
 
-    from nelbo.cli.progress import evaluations_bar
+    from nelbo.cli.progress import evaluations_bar, say
     from nelbo.report.pictures import grid, save_animation, save_picture, scale_for, to_pictures
-    from nelbo.run import load, run_of
+    from nelbo.run import check_writable, load, run_of
     from nelbo.samplers import sample as draw
     from nelbo.training.allocator import keep_freed_memory
     from nelbo.training.precision import chosen_device
@@ -63,31 +63,36 @@ def sample(args: Sample) -> int:
     if args.first < 0:
         raise ValueError(f"--first is {args.first}; indices start at 0")
     keep_freed_memory()
-    console = Console()
-    reverse, shape = load(args.run).to(chosen_device(args.device)), run_of(args.run).image_shape
-    out = args.out or run_of(args.run).path / "samples" / f"seed-{args.seed}"
+    console, device, run = Console(), chosen_device(args.device), run_of(args.run)
+    out, shape = args.out or run.path / "samples" / f"seed-{args.seed}", run.image_shape
+    check_writable(out, "--out")
+    reverse = load(args.run).to(device)
+    num_timesteps = reverse.schedule.num_timesteps
+    steps = min(_STEPS, num_timesteps) if args.steps is None else args.steps
+    if not 1 <= steps <= num_timesteps:
+        raise ValueError(f"--steps is {steps}; choose 1 to {num_timesteps}, the T of {run.path}")
     pictures: list[Any] = []
     frames: list[Any] = []
-    with evaluations_bar(console, "sampling", args.num * args.steps) as advance:
+    with evaluations_bar(console, "sampling", args.num * steps) as advance:
         for start in range(0, args.num, args.batch_size):
             size = min(args.batch_size, args.num - start)
             states = draw(
-                reverse, (size, *shape), steps=args.steps, path=args.path, sampler=args.sampler, seed=args.seed,
+                reverse, (size, *shape), steps=steps, path=args.path, sampler=args.sampler, seed=args.seed,
                 first=args.first + start,
             )  # fmt: skip
             for number, state in enumerate(states):
                 if number:
                     advance(size)
-                if args.animate != "none" and start == 0 and _is_frame(number, args.steps):
+                if args.animate != "none" and start == 0 and _is_frame(number, steps):
                     frames.append(_frame(state, shape))
             for index, picture in enumerate(to_pictures(state.x_t), args.first + start):
                 save_picture(picture, out / f"{index:05d}.png")
                 pictures.append(picture)
     sheet = save_picture(grid(pictures, scale=scale_for(shape[1:])), out / "grid.png")
-    console.print(f"{args.num:,} images in {out}\ngrid: {sheet}", highlight=False, soft_wrap=True)
+    say(console, f"{args.num:,} images in {out}\ngrid: {sheet}")
     if frames:
         film = save_animation(frames, out / f"reverse.{args.animate}")
-        console.print(f"the reverse process: {film}", highlight=False, soft_wrap=True)
+        say(console, f"the reverse process: {film}")
     return 0
 
 

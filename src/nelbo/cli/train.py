@@ -1,6 +1,7 @@
 """nelbo train: from images to a run."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +9,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from nelbo.config import Config, ConfigError, to_json
+from nelbo.config import Config, ConfigError, as_option, check, to_json
 from nelbo.presets import DEFAULT_PRESET, PRESETS
 from nelbo.training.settings import Limits
 
 _EXAMPLE = """Train a model on images. The same command again goes on where the run stopped.
 
 Example: nelbo train photos/ --out runs/photos --max-minutes 10"""
+_PRESET_HELP = "Where the defaults of all other options come from. " + "; ".join(
+    f"{name}: {preset.summary}" for name, preset in PRESETS.items()
+)
 _SAMPLES, _SAMPLE_STEPS = 16, 25
 
 
@@ -22,13 +26,11 @@ _SAMPLES, _SAMPLE_STEPS = 16, 25
 class Train:
     """The options of ``nelbo train``."""
 
-    data: Annotated[str, tyro.conf.Positional]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A folder of images (nested), a .zip or .tar of them, a .npy or .npz of uint8, or builtin:emoji."""
-    out: Path
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
-    preset: Literal["quick", "overnight", "ddpm"] = "quick"
-    """Where the defaults of all other options come from: quick is for ten minutes on two CPU cores, overnight for
-    a night on a CPU or an hour on a small GPU, ddpm is Ho et al.'s network and recipe."""
+    preset: Annotated[Literal["quick", "overnight", "ddpm"], tyro.conf.arg(help=_PRESET_HELP)] = "quick"
     device: str = "auto"
     """cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     limits: Limits = field(default_factory=Limits)
@@ -37,17 +39,18 @@ class Train:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse and run."""
-    preset = PRESETS[_preset_in(arguments)]
-    limits = preset.limits
-    if any(argument.startswith("--max-") for argument in arguments):
+    name = _preset_in(arguments)
+    limits = PRESETS[name].limits
+    if any(argument.replace("_", "-").startswith("--max-") for argument in arguments):
         limits = dataclasses.replace(limits, max_steps=None, max_images=None, max_minutes=None)
-    defaults = Train(tyro.MISSING, tyro.MISSING, limits=limits, config=preset.config)
+    defaults = Train("", Path(), preset=name, limits=limits, config=PRESETS[name].config)
+    defaults.data = defaults.out = tyro.MISSING  # these two have none
     args = tyro.cli(
         Train,
         prog="nelbo train",
         description=_EXAMPLE,
         args=list(arguments),
-        default=dataclasses.replace(defaults, preset=_preset_in(arguments)),
+        default=defaults,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
     return train(args)
@@ -66,8 +69,9 @@ def train(args: Train) -> int:
     """Train, or go on training."""
     from rich.console import Console
 
+    from nelbo.cli.progress import say
     from nelbo.data import IntakeOptions, open_store
-    from nelbo.run import build, checkpoints_path
+    from nelbo.run import build, check_writable, checkpoints_path
     from nelbo.training.batches import Batches
     from nelbo.training.log import TrainingLog
     from nelbo.training.loop import train as train_loop
@@ -76,20 +80,22 @@ def train(args: Train) -> int:
     console = Console()
     config = args.config
     _check_limits(args.limits)
+    check(config)
     device = chosen_device(args.device)
     reverse = build(config)
     run_config = _existing_run(args)
+    check_writable(args.out, "--out")
     data = config.data
-    store = open_store(args.data, IntakeOptions(data.image_size, data.channels, data.fit, data.background))
+    options = IntakeOptions(data.image_size, data.channels, data.fit, data.background)
+    store = open_store(args.data, options, progress=sys.stderr.isatty())
     run_config = run_config or _new_run(args, store.hashes)
     split = store.split(run_config.held_out_threshold)
-    console.print(f"{args.data}: {store.describe()}", highlight=False, soft_wrap=True)
+    say(console, f"{args.data}: {store.describe()}")
     num_weights = sum(p.numel() for p in reverse.parameters())
-    console.print(
+    say(
+        console,
         f"{len(split.train):,} images to train on, {len(split.held_out):,} held out; network of"
-        f" {num_weights / 1e6:.1f} M weights on {device}",
-        highlight=False,
-        soft_wrap=True,
+        f" {num_weights:,} weights on {device}",
     )
     batches = Batches(store.images, split.train, seed=config.training.seed, flip=data.flip, device=device)
     reverse.to(device)
@@ -108,15 +114,12 @@ def train(args: Train) -> int:
     )
     done = f"{outcome.step:,} steps, {outcome.images:,} images, {outcome.seconds / 60:.1f} minutes"
     if outcome.interrupted:
-        console.print(
-            f"stopped at {done}; the same command goes on from there", highlight=False, soft_wrap=True
-        )
+        say(console, f"stopped at {done}; the same command goes on from there")
         return 130
-    console.print(
+    say(
+        console,
         f"trained: {done}\nrun: {args.out}\nnext: nelbo sample {args.out}, nelbo evaluate {args.out};"
         " to train longer, raise the limit (--max-minutes, --max-steps or --max-images)",
-        highlight=False,
-        soft_wrap=True,
     )
     return 0
 
@@ -141,7 +144,7 @@ def _source(data: str) -> str:
 
 def _existing_run(args: Train) -> Any:
     """The configuration of the run in ``args.out``, if there is one and it is the one that is asked for."""
-    from nelbo.run import config_path, read_config
+    from nelbo.run import checkpoints_path, config_path, read_config
 
     if not config_path(args.out).exists():
         if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
@@ -150,6 +153,8 @@ def _existing_run(args: Train) -> Any:
             )
         return None
     found = read_config(args.out)
+    if not any(checkpoints_path(args.out).glob("step-*")):
+        return None  # it ended before its first checkpoint, so there is nothing to go on with, or to lose
     if found.source != _source(args.data):
         raise ConfigError(
             f"{args.out} was trained on {found.source}, not on {_source(args.data)}; choose another --out"
@@ -159,8 +164,8 @@ def _existing_run(args: Train) -> Any:
         for name, value in values.items():
             if value != before[group][name]:
                 raise ConfigError(
-                    f"{args.out} was started with --{name.replace('_', '-')} {before[group][name]}, this command"
-                    f" says {value}; choose another --out, or give what it was started with"
+                    f"{args.out} was started with {as_option(name, before[group][name])}, this command says"
+                    f" {as_option(name, value)}; choose another --out, or give what it was started with"
                 )
     return found
 

@@ -101,7 +101,7 @@ def estimate_likelihood(
         reverse: p_θ, in eval mode.
         images: uint8 (N, C, H, W), N ≥ 1; never augmented.
         evaluations_per_image: network calls for each image, one of them for L_0; T for every step.
-        batch_size: images per network call; it does not change what is drawn.
+        batch_size: images per network call, at least 1; it does not change what is drawn.
         seed: decides the steps and the noise.
         on_batch: called with the number of network evaluations just done.
 
@@ -109,7 +109,7 @@ def estimate_likelihood(
         The estimate. With one image the standard error is NaN.
 
     Raises:
-        ValueError: if there is no image, or fewer than two evaluations for each.
+        ValueError: if there is no image, no batch, or fewer than two evaluations for each.
     """
     if len(images) == 0:
         raise ValueError("there is no image to evaluate on; give --data, or hold some out when training")
@@ -118,20 +118,25 @@ def estimate_likelihood(
         raise ValueError(
             f"evaluations per image is {evaluations_per_image}; give at least 2: L_0 and one more step"
         )
+    if batch_size < 1:
+        raise ValueError(f"batch size is {batch_size}; give at least 1")
     strata = [(1, 1), *geometric_strata(num_timesteps, min(evaluations_per_image, num_timesteps) - 1)]
     parameter = next(reverse.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
+    dtype = torch.promote_types(torch.float32 if parameter is None else parameter.dtype, torch.float32)
     num_dims = int(np.prod(images.shape[1:]))
 
     prior, terms = [], []
     for start in range(0, len(images), batch_size):
         levels = torch.from_numpy(np.asarray(images[start : start + batch_size]).copy()).to(device)
-        x_0, numbers = levels_to_unit(levels), torch.arange(start, start + len(levels), device=device)
+        x_0, numbers = levels_to_unit(levels, dtype), torch.arange(start, start + len(levels), device=device)
         columns = []
         for index, (first, last) in enumerate(strata):
             u = randomness.uniform(seed, Purpose.EVALUATION_TIMESTEP, numbers, step=index)
             t: int | Tensor = first + (u * (last - first + 1)).to(torch.int64) if last > first else first
-            eps = randomness.normal(seed, Purpose.EVALUATION_NOISE, numbers, x_0.shape[1:], step=index)
+            eps = randomness.normal(
+                seed, Purpose.EVALUATION_NOISE, numbers, x_0.shape[1:], step=index, dtype=dtype
+            )
             columns.append(bits_per_dim(bound_term(reverse, x_0, eps, t).double(), num_dims))
             if on_batch is not None:
                 on_batch(len(levels))
@@ -145,10 +150,10 @@ def _summary(prior: Tensor, terms: Tensor, strata: list[tuple[int, int]]) -> Lik
     lengths = torch.tensor([last - first + 1 for first, last in strata], dtype=torch.float64)
     per_image = prior + terms @ lengths
     num_images = len(prior)
-    errors = terms.std(dim=0) / math.sqrt(num_images)
+    errors = _standard_error(terms)
     return Likelihood(
         bits_per_dim=float(per_image.mean()),
-        standard_error=float(per_image.std() / math.sqrt(num_images)),
+        standard_error=float(_standard_error(per_image)),
         prior=float(prior.mean()),
         transitions=float((terms[:, 1:] @ lengths[1:]).mean()),
         reconstruction=float(terms[:, 0].mean()),
@@ -160,3 +165,10 @@ def _summary(prior: Tensor, terms: Tensor, strata: list[tuple[int, int]]) -> Lik
         ),
         per_image=tuple(per_image.tolist()),
     )
+
+
+def _standard_error(values: Tensor) -> Tensor:
+    """Of the mean over the first dimension; NaN for a single value, which says nothing of the spread."""
+    if len(values) < 2:
+        return torch.full_like(values[0], math.nan)
+    return values.std(dim=0) / math.sqrt(len(values))

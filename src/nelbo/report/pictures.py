@@ -1,7 +1,8 @@
 """Pictures of samples: single files, a grid, and the reverse process as an animation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,24 +37,35 @@ def scale_for(size: Sequence[int]) -> int:
     return max(1, round(128 / max(size)))
 
 
-def save_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a picture whole or not at all; the suffix decides the format."""
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A place to write a file to that gets its name, ``path``, once it is whole, and is removed if it fails.
+
+    The draft keeps the suffix, which tells Pillow and matplotlib the format.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".writing-{path.name}")
-    picture.save(draft)
-    draft.replace(path)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture whole or not at all; the suffix decides the format."""
+    with written_whole(path) as draft:
+        picture.save(draft)
     return path
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 80) -> Path:
     """Write frames as an endless animated WebP or GIF, by the suffix; the last frame stays for two seconds."""
     durations = [milliseconds] * (len(frames) - 1) + [2000]
-    draft = path.with_name(f".writing-{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(
-        draft, save_all=True, append_images=list(frames[1:]), duration=durations, loop=0, quality=80
-    )
-    draft.replace(path)
+    with written_whole(path) as draft:
+        frames[0].save(
+            draft, save_all=True, append_images=list(frames[1:]), duration=durations, loop=0, quality=80
+        )
     return path
 
 
