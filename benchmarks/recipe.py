@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": "adamw", "learning_rate": 2e-3},
     "eps": {"parameterization": "eps"},
     "x0": {"parameterization": "x0"},
-    "cosine": {"schedule": "cosine"},
+    "linear": {"schedule": "linear"},
     "batch 16": {"batch_size": 16},
     "batch 4": {"batch_size": 4},
     "muon 0.02": {"muon_learning_rate": 0.02},
@@ -45,8 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two levels": {"multipliers": (1, 2), "attention_levels": (1,)},
     "narrow below": {"multipliers": (1, 2, 2)},
     "patch 4": PATCH_4,
-    "patch 4, muon 0.02": {**PATCH_4, "muon_learning_rate": 0.02},
-    "patch 4, cosine": {**PATCH_4, "muon_learning_rate": 0.02, "schedule": "cosine"},
+    "patch 4, linear": {**PATCH_4, "schedule": "linear"},
     "patch 1, width 16": {
         "patch": 1,
         "base_width": 16,

@@ -19,7 +19,7 @@ PRESETS: dict[str, Preset] = {
     "quick": Preset(
         summary="ten minutes on two CPU cores",
         config=Config(
-            process=ProcessConfig(parameterization="v"),
+            process=ProcessConfig(schedule="cosine", parameterization="v"),
             network=NetworkConfig(
                 base_width=24,
                 multipliers=(1, 2, 4),

@@ -72,7 +72,9 @@ def test_a_picture_belongs_to_its_seed_and_index(run, tmp_path, sampler):
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
 def test_the_reverse_process_as_an_animation(run, tmp_path, kind):
-    assert sample(run, "out", "--num", 2, "--steps", 4, "--animate", kind, "--batch-size", 1) == 0
+    assert (
+        sample(run, "out", "--num", 2, "--steps", 4, "--animate", "--animation", kind, "--batch-size", 1) == 0
+    )
     with Image.open(tmp_path / "out" / f"reverse.{kind}") as film:
         assert film.size == (2 * 132, 132)  # one picture, x_t beside its x_0, of the first batch
         # x_T, three between and x_0, some time each; Pillow makes one frame of equal ones.

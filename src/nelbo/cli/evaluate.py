@@ -45,11 +45,12 @@ def evaluate(args: Evaluate) -> int:
     """Evaluate, print, and write evaluation.json and evaluation.png into the run."""
     from rich.console import Console
 
-    from nelbo.cli.progress import evaluations_bar, say
+    from nelbo.cli.progress import evaluations_bar
     from nelbo.evaluation.codecs import codec_bits_per_dim
     from nelbo.evaluation.likelihood import estimate_likelihood
     from nelbo.report.plots import MissingExtraError, plot_bound
     from nelbo.run import check_writable, checkpoints_path, load, run_of, write_json
+    from nelbo.terminal import say
     from nelbo.training.allocator import keep_freed_memory
     from nelbo.training.precision import chosen_device
 
@@ -163,8 +164,8 @@ def _without_nan(value: Any) -> Any:
 def _print(console: Any, results: dict[str, Any], codecs: dict[str, float], name: str) -> None:
     from rich.table import Table
 
-    from nelbo.cli.progress import say
     from nelbo.report.plots import in_words
+    from nelbo.terminal import say
 
     table = Table("bits/dim", *results, title="negative ELBO, an upper bound on −log₂ p(image) per dimension")
     for label, field in (("L_T, the prior", "prior"), ("Σ L_t−1, the steps", "transitions"),

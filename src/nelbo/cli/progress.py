@@ -1,4 +1,4 @@
-"""What the commands print: lines, and a progress bar for work that is counted in network evaluations."""
+"""A progress bar for work that is counted in network evaluations."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,12 +7,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nelbo.terminal import say
+
 _SECONDS_BETWEEN_LINES = 15.0
-
-
-def say(console: Console, text: str) -> None:
-    """Print lines as they are: a path stays in one piece, and a bracket in it is no markup."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -33,8 +33,10 @@ class Sample:
     """Chooses the images: the same seed draws the same ones."""
     first: int = 0
     """The index of the first image; to draw more of a seed, begin where the last call ended."""
-    animate: Literal["none", "webp", "gif"] = "none"
+    animate: bool = False
     """Also save the reverse process as an animation, x_t on the left, the estimate of x_0 on the right."""
+    animation: Literal["webp", "gif"] = "webp"
+    """The format of that animation."""
     batch_size: int = 16
     """Images drawn at a time: a matter of memory and speed, not of the pictures."""
     device: str = "auto"
@@ -50,10 +52,11 @@ def sample(args: Sample) -> int:
     """Draw."""
     from rich.console import Console
 
-    from nelbo.cli.progress import evaluations_bar, say
+    from nelbo.cli.progress import evaluations_bar
     from nelbo.report.pictures import grid, save_animation, save_picture, scale_for, to_pictures
     from nelbo.run import check_writable, load, run_of
     from nelbo.samplers import sample as draw
+    from nelbo.terminal import say
     from nelbo.training.allocator import keep_freed_memory
     from nelbo.training.precision import chosen_device
 
@@ -83,7 +86,7 @@ def sample(args: Sample) -> int:
             for number, state in enumerate(states):
                 if number:
                     advance(size)
-                if args.animate != "none" and start == 0 and _is_frame(number, steps):
+                if args.animate and start == 0 and _is_frame(number, steps):
                     frames.append(_frame(state, shape))
             for index, picture in enumerate(to_pictures(state.x_t), args.first + start):
                 save_picture(picture, out / f"{index:05d}.png")
@@ -91,7 +94,7 @@ def sample(args: Sample) -> int:
     sheet = save_picture(grid(pictures, scale=scale_for(shape[1:])), out / "grid.png")
     say(console, f"{args.num:,} images in {out}\ngrid: {sheet}")
     if frames:
-        film = save_animation(frames, out / f"reverse.{args.animate}")
+        film = save_animation(frames, out / f"reverse.{args.animation}")
         say(console, f"the reverse process: {film}")
     return 0
 

@@ -69,9 +69,9 @@ def train(args: Train) -> int:
     """Train, or go on training."""
     from rich.console import Console
 
-    from nelbo.cli.progress import say
     from nelbo.data import IntakeOptions, open_store
     from nelbo.run import build, check_writable, checkpoints_path
+    from nelbo.terminal import say
     from nelbo.training.batches import Batches
     from nelbo.training.log import TrainingLog
     from nelbo.training.loop import train as train_loop

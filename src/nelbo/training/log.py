@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from nelbo.terminal import say
 from nelbo.training.settings import Limits
 from nelbo.training.state import TrainingState
 
@@ -40,18 +41,16 @@ class TrainingLog:
 
     def warn(self, message: str) -> None:
         """Something the user should know of."""
-        self._console.print(f"[yellow]warning[/]: {message}", soft_wrap=True, highlight=False)
+        say(self._console, f"warning: {message}")
 
     def resumed(self, path: Path, state: TrainingState) -> None:
         """Training goes on from a checkpoint."""
-        self._console.print(
-            f"resuming from {path.name}: {state.images:,} images, {state.seconds / 60:.1f} minutes in",
-            highlight=False,
-        )
+        minutes = state.seconds / 60
+        say(self._console, f"resuming from {path.name}: {state.images:,} images, {minutes:.1f} minutes in")
 
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
-        self._console.print(f"checkpoint {path}", soft_wrap=True, highlight=False)
+        say(self._console, f"checkpoint {path}")
 
     def rewind(self, step: int) -> None:
         """Drop the lines that a crash left behind of steps that will be taken again."""
@@ -94,7 +93,7 @@ class TrainingLog:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, text=self._describe(state))
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self._console.print(self._describe(state), highlight=False, soft_wrap=True)
+            say(self._console, self._describe(state))
 
     @contextmanager
     def progress(self, limits: Limits, state: TrainingState) -> Iterator[None]:
