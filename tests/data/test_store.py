@@ -270,7 +270,7 @@ def test_describe_counts(folder, cache):
     store = opened(folder)
     assert store.num_duplicates == 1
     assert store.describe() == (
-        "21 images, 3×8×8, 1 exact duplicates, 1 files ignored\n1 skipped: bad.png: empty file (0 bytes)"
+        "21 images, 3×8×8, 1 exact duplicate, 1 file ignored\n1 skipped: bad.png: empty file (0 bytes)"
     )
 
 

@@ -75,9 +75,9 @@ class Store:
                 f", {len(self.class_names):,} classes ({listed([printable(c) for c in self.class_names])})"
             )
         if self.num_duplicates:
-            found += f", {self.num_duplicates:,} exact duplicates"
+            found += f", {self.num_duplicates:,} exact duplicate{'s' * (self.num_duplicates != 1)}"
         if self.num_ignored:
-            found += f", {self.num_ignored:,} files ignored"
+            found += f", {self.num_ignored:,} file{'s' * (self.num_ignored != 1)} ignored"
         if self.skipped:
             found += f"\n{len(self.skipped):,} skipped: {listed([str(bad) for bad in self.skipped])}"
         return found
