@@ -44,7 +44,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "width 32": {"base_width": 32},
     "two levels": {"multipliers": (1, 2), "attention_levels": (1,)},
     "narrow below": {"multipliers": (1, 2, 2)},
+    "coarser": {"multipliers": (1, 2, 6, 6), "attention_levels": (1, 2, 3)},
     "patch 4": PATCH_4,
+    "patch 4, coarser": {"patch": 4, "base_width": 64, "multipliers": (1, 2, 2), "attention_levels": (0, 1, 2)},
     "patch 4, linear": {**PATCH_4, "schedule": "linear"},
     "patch 1, width 16": {
         "patch": 1,

@@ -45,6 +45,7 @@ PRESETS: dict[str, Preset] = {
     "overnight": Preset(
         summary="a night on a CPU, an hour on a small GPU",
         config=Config(
+            process=ProcessConfig(schedule="cosine", parameterization="v"),
             network=NetworkConfig(
                 base_width=64,
                 multipliers=(1, 2, 3, 4),
@@ -54,8 +55,10 @@ PRESETS: dict[str, Preset] = {
                 patch=2,
             ),
             training=TrainingConfig(
+                optimizer="muon",
                 batch_size=32,
-                learning_rate=5e-4,
+                learning_rate=2e-3,
+                muon_learning_rate=0.02,
                 warmup_images=5_000,
                 decay=True,
                 beta2=0.99,
