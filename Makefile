@@ -15,7 +15,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/python scripts/demo.py
+	$(BIN)/nelbo train builtin:emoji --out runs/demo
+	$(BIN)/nelbo sample runs/demo --num 64 --animate
+	$(BIN)/nelbo evaluate runs/demo
+	@echo
+	@echo "pictures:    runs/demo/samples/seed-0/grid.png (how they came about: reverse.webp beside it)"
+	@echo "how good:    runs/demo/evaluation.json and runs/demo/evaluation.png"
+	@echo "the run:     runs/demo (config.json, metrics.jsonl, checkpoints/, tensorboard/)"
 
 lint: setup
 	$(BIN)/ruff check .
