@@ -30,9 +30,9 @@ PRESETS: dict[str, Preset] = {
             ),
             training=TrainingConfig(
                 optimizer="muon",
-                batch_size=8,
+                batch_size=16,
                 learning_rate=3e-3,
-                muon_learning_rate=0.01,
+                muon_learning_rate=0.012,
                 warmup_images=400,
                 decay=True,
                 weight_decay=0.01,

@@ -19,6 +19,9 @@ _ITERATIONS = 5
 def orthogonalized(matrix: Tensor) -> Tensor:
     """U Vᵀ of the matrix U S Vᵀ, roughly: five Newton-Schulz iterations leave singular values of about 0.7..1.2.
 
+    X ← (a + b XXᵀ + c (XXᵀ)²) X. The factors act on the Gram matrix XXᵀ, which is small, and meet X once, at
+    the end.
+
     Args:
         matrix: (M, N), any scale; zero stays zero.
     """
@@ -26,11 +29,15 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = identity
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = x.T if tall else x
-    return result
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
+    return x.T if tall else x
 
 
 class Muon(torch.optim.Optimizer):
