@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/nelbo train builtin:emoji --out runs/demo
-	$(BIN)/nelbo sample runs/demo --num 64 --animate
+	$(BIN)/nelbo sample runs/demo --num 36 --sampler ancestral --steps 200 --animate
 	$(BIN)/nelbo evaluate runs/demo
 	@echo
 	@echo "pictures:    runs/demo/samples/seed-0/grid.png (how they came about: reverse.webp beside it)"

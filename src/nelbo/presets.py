@@ -40,7 +40,7 @@ PRESETS: dict[str, Preset] = {
                 ema_half_life=2_000,
             ),
         ),
-        limits=Limits(max_minutes=9.0, sample_minutes=2.5, checkpoint_minutes=2.5),
+        limits=Limits(max_minutes=8.5, sample_minutes=2.5, checkpoint_minutes=2.5),
     ),
     "overnight": Preset(
         summary="a night on a CPU, an hour on a small GPU",
