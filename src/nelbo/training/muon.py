@@ -36,8 +36,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
         factor = a * identity + b * gram + c * gram @ gram
         product = factor @ product
         gram = factor @ gram @ factor
-    x = product @ x
-    return x.T if tall else x
+    result: Tensor = product @ x
+    return result.T if tall else result
 
 
 class Muon(torch.optim.Optimizer):
