@@ -21,8 +21,6 @@ from nelbo.training.allocator import keep_freed_memory
 from nelbo.training.precision import autocast, chosen_device
 from nelbo.training.state import TrainingState
 
-BATCH = 8
-
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     begun = time.perf_counter()
@@ -40,11 +38,12 @@ def main(arguments: list[str]) -> None:
     keep_freed_memory()
     device = chosen_device("auto")
     config = PRESETS[args.preset].config
+    batch = config.training.batch_size
     reverse = build(config).to(device)
     reverse.to(memory_format=torch.channels_last)
     state = TrainingState.fresh(reverse.network, config.training)
-    x_0 = torch.rand(BATCH, config.data.channels, *config.data.image_size, device=device) * 2 - 1
-    eps, t = torch.randn_like(x_0), torch.randint(1, 1001, (BATCH,), device=device)
+    x_0 = torch.rand(batch, config.data.channels, *config.data.image_size, device=device) * 2 - 1
+    eps, t = torch.randn_like(x_0), torch.randint(1, 1001, (batch,), device=device)
     objective = OBJECTIVES[config.training.objective]
 
     def step() -> None:
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> None:
         for optimizer in state.optimizers:
             optimizer.step()
         reverse.zero_grad()
-        state.ema.update(BATCH, BATCH)
+        state.ema.update(batch, batch)
 
     def evaluate() -> None:
         with torch.no_grad():
@@ -62,7 +61,7 @@ def main(arguments: list[str]) -> None:
 
     width = 4 * config.network.base_width
     kernel = torch.nn.Conv2d(width, width, 3, padding=1, device=device).to(memory_format=torch.channels_last)
-    pixels = torch.randn(BATCH, width, 16, 16, device=device, requires_grad=True)
+    pixels = torch.randn(batch, width, 16, 16, device=device, requires_grad=True)
     pixels = pixels.to(memory_format=torch.channels_last)
 
     def ceiling() -> None:
@@ -72,7 +71,7 @@ def main(arguments: list[str]) -> None:
 
     with FlopCounterMode(display=False) as counter:
         evaluate()
-    per_image = counter.get_total_flops() / BATCH
+    per_image = counter.get_total_flops() / batch
     work = {"ceiling": ceiling, "step": step, "evaluate": evaluate}
     times: dict[str, list[float]] = {name: [] for name in work}
     for round_number in range(args.rounds + 1):
@@ -81,13 +80,13 @@ def main(arguments: list[str]) -> None:
             if round_number:
                 times[name].append(taken)
     median = {name: statistics.median(values) for name, values in times.items()}
-    ceiling_rate = 3 * 2 * BATCH * 9 * width * width * 256 / median["ceiling"] / 1e9
+    ceiling_rate = 3 * 2 * batch * 9 * width * width * 256 / median["ceiling"] / 1e9
     print(
-        f"{args.preset} on {device}, {torch.get_num_threads()} threads, batch {BATCH}, median of {args.rounds}"
+        f"{args.preset} on {device}, {torch.get_num_threads()} threads, batch {batch}, median of {args.rounds}"
     )
     print(f"convolution ceiling, {width} channels on 16×16: {ceiling_rate:.0f} GFLOP/s")
     for name, factor in (("step", 3), ("evaluate", 1)):
-        rate = BATCH / median[name]
+        rate = batch / median[name]
         flops = factor * per_image * rate / 1e9
         print(
             f"{name}: {rate:.1f} images/s, {factor * per_image / 1e9:.2f} GFLOP/image,"
