@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
-from nelbo.config import Config, ConfigError, ProcessConfig, from_json, to_json
+from nelbo.config import Config, ConfigError, DataConfig, ProcessConfig, from_json, to_json
+from nelbo.data import IntakeOptions
+from nelbo.files import written_whole
 from nelbo.nn import UNet
 from nelbo.parameterization import X0, AbstractParameterization, Epsilon, V
 from nelbo.reverse import ReverseProcess
@@ -90,10 +92,8 @@ def read_config(run: Path) -> RunConfig:
 def write_json(values: Any, path: Path) -> None:
     """Write JSON whole or not at all."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".writing-{path.name}-{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    with written_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def check_writable(directory: Path, option: str) -> None:
@@ -120,6 +120,11 @@ def check_writable(directory: Path, option: str) -> None:
 def write_config(run: Path, config: RunConfig) -> None:
     """Write a run's configuration."""
     write_json(to_json(config), config_path(run))
+
+
+def intake_options(data: DataConfig) -> IntakeOptions:
+    """How the images of a configuration are read."""
+    return IntakeOptions(data.image_size, data.channels, data.fit, data.background)
 
 
 def build(config: Config, *, seed: int | None = None) -> ReverseProcess:

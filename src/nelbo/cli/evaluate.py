@@ -60,9 +60,8 @@ def evaluate(args: Evaluate) -> int:
     keep_freed_memory()
     console, device, run = Console(), chosen_device(args.device), run_of(args.run)
     check_writable(run.path, "RUN")
-    checkpoint = run.checkpoint_name(
-        args.run
-    )  # the one whose name is reported, should training write another
+    # The one whose name is reported, should training write another meanwhile.
+    checkpoint = run.checkpoint_name(args.run)
     reverse = load(checkpoints_path(run.path) / checkpoint).to(device)
     _check_evaluations(args.evaluations, reverse.schedule.num_timesteps)
     splits = _splits(run, args)
@@ -101,10 +100,10 @@ def _splits(run: Any, args: Evaluate) -> dict[str, Any]:
     """uint8 images to evaluate on, by name, the most important first."""
     import numpy as np
 
-    from nelbo.data import IntakeOptions, open_store
+    from nelbo.data import open_store
+    from nelbo.run import intake_options
 
-    data, shown = run.config.config.data, sys.stderr.isatty()
-    options = IntakeOptions(data.image_size, data.channels, data.fit, data.background)
+    options, shown = intake_options(run.config.config.data), sys.stderr.isatty()
 
     def spread(store: Any, indices: Any, at_most: int) -> Any:
         chosen = np.linspace(0, len(indices) - 1, min(at_most, len(indices))).round().astype(int)

@@ -69,8 +69,8 @@ def train(args: Train) -> int:
     """Train, or go on training."""
     from rich.console import Console
 
-    from nelbo.data import IntakeOptions, open_store
-    from nelbo.run import build, check_writable, checkpoints_path
+    from nelbo.data import open_store
+    from nelbo.run import build, check_writable, checkpoints_path, intake_options
     from nelbo.terminal import say
     from nelbo.training.batches import Batches
     from nelbo.training.log import TrainingLog
@@ -86,8 +86,7 @@ def train(args: Train) -> int:
     run_config = _existing_run(args)
     check_writable(args.out, "--out")
     data = config.data
-    options = IntakeOptions(data.image_size, data.channels, data.fit, data.background)
-    store = open_store(args.data, options, progress=sys.stderr.isatty())
+    store = open_store(args.data, intake_options(data), progress=sys.stderr.isatty())
     run_config = run_config or _new_run(args, store.hashes)
     split = store.split(run_config.held_out_threshold)
     say(console, f"{args.data}: {store.describe()}")

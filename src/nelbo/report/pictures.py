@@ -1,8 +1,7 @@
 """Pictures of samples: single files, a grid, and the reverse process as an animation."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from nelbo.data import unit_to_levels
+from nelbo.files import written_whole
 
 _GAP = 2
 
@@ -35,21 +35,6 @@ def grid(pictures: Sequence[Image.Image], *, columns: int | None = None, scale: 
 def scale_for(size: Sequence[int]) -> int:
     """How much to enlarge images of (height, width) so that a person sees their pixels."""
     return max(1, round(128 / max(size)))
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A place to write a file to that gets its name, ``path``, once it is whole, and is removed if it fails.
-
-    The draft keeps the suffix, which tells Pillow and matplotlib the format.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".writing-{path.name}")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:

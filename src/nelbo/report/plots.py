@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from nelbo.evaluation.likelihood import Likelihood
-from nelbo.report.pictures import written_whole
+from nelbo.files import written_whole
 
 
 class MissingExtraError(RuntimeError):

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from nelbo.files import written_whole
 from nelbo.terminal import say
 from nelbo.training.settings import Limits
 from nelbo.training.state import TrainingState
@@ -59,9 +60,8 @@ class TrainingLog:
         lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         if len(kept) < len(lines):
-            draft = self._metrics.with_suffix(".writing")
-            draft.write_text("".join(kept), encoding="utf-8")
-            draft.replace(self._metrics)
+            with written_whole(self._metrics) as draft:
+                draft.write_text("".join(kept), encoding="utf-8")
 
     def metrics(self, state: TrainingState, *, learning_rate: float, gradient_norm: float) -> None:
         """Keep the figures of the last steps."""
