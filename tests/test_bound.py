@@ -10,16 +10,19 @@ from torch.testing import assert_close
 from exact import ExactVariance, GaussianData
 from nelbo import (
     X0,
+    Analytic,
     Epsilon,
     FixedLarge,
     FixedSmall,
     Gaussian,
     LearnedRange,
     NoiseSchedule,
+    ReferenceDecoder,
     ReverseProcess,
     V,
     bits_per_dim,
     bound_term,
+    floor,
     kl_divergence,
     path_bound,
     variational_bound,
@@ -58,6 +61,8 @@ def test_the_crown(schedule, s):
 
     x_1 = reverse.forward_process.q_marginal(x_0, 1).reparameterize(eps)
     l_0 = expect(-reverse.p_transition(x_1, 1).log_prob(x_0))
+    continuous = reverse.with_decoder(Gaussian)
+    assert l_0 == pytest.approx(expect(bound_term(continuous, x_0, eps, 1)), rel=1e-12)
     l_between = sum(expect(bound_term(reverse, x_0, eps, t)) for t in range(2, schedule.num_timesteps + 1))
     bound = expect(prior_term(reverse, x_0)) + l_between + l_0
 
@@ -271,3 +276,102 @@ def test_eps_form_drops_a_constant_of_half_a_bit():
     assert_close(
         bits_per_dim(variational_bound(reverse, x_0).transitions.sum(), 4), bits_per_dim(constant, 1)
     )
+
+
+def test_the_bound_takes_the_decoder_of_the_process(tiny_network, images, schedule):
+    plain = ReverseProcess(tiny_network(), schedule, variance=FixedSmall())
+    reference = plain.with_decoder(ReferenceDecoder)
+    eps, t = torch.randn_like(images), torch.tensor([1, 2, 1, schedule.num_timesteps])
+    x_1 = plain.forward_process.q_marginal(images, 1).reparameterize(eps)
+    expected = -reference.p_decoder(x_1).log_prob(images)
+    assert_close(bound_term(reference, images, eps, 1), expected)
+    mixed = bound_term(reference, images, eps, t)
+    assert_close(mixed[[0, 2]], expected[[0, 2]])
+    assert_close(mixed[[1, 3]], bound_term(plain, images, eps, t)[[1, 3]])
+    one = ReverseProcess(plain.network, NoiseSchedule.from_betas([0.3])).with_decoder(ReferenceDecoder)
+    x_1 = one.forward_process.q_marginal(images, 1).reparameterize(eps)
+    at_one = -one.p_decoder(x_1).log_prob(images)
+    assert_close(bound_term(one, images, eps, torch.ones(4, dtype=torch.int64)), at_one)
+    seeds = (torch.Generator().manual_seed(3) for _ in range(2))
+    along, again = (
+        path_bound(r, images, generator=g) for r, g in zip((one, one.with_decoder(Gaussian)), seeds)
+    )
+    at_path = one.forward_process.q_marginal(images, 1).sample(generator=torch.Generator().manual_seed(3))
+    masses, densities = (-r.p_decoder(at_path).log_prob(images) for r in (one, one.with_decoder(Gaussian)))
+    assert_close(along - again, masses - densities)
+
+
+def uncalled(x, clock):
+    raise AssertionError("no network call")
+
+
+def floor_bits(schedule, variance, x_0, **options):
+    """L_0 and the transitions' total of a perfect network, bits per dimension."""
+    bound = floor(ReverseProcess(uncalled, schedule, variance=variance, **options), x_0)
+    assert_close(bound.prior, prior_term(ReverseProcess(uncalled, schedule), x_0))
+    dims = x_0[0].numel()
+    return bits_per_dim(bound.reconstruction, dims), bits_per_dim(bound.transitions.sum(1), dims)
+
+
+def one_level_each(*levels):
+    return torch.tensor(levels, dtype=torch.float64).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2) / 127.5 - 1
+
+
+def test_golden_floor_of_the_lectures_schedule():
+    """An inner pixel costs 1.71 bits in L_0 and a black or white one 0.62, for ±1/255 within σ_1 = 0.01."""
+    x_0 = one_level_each(77, 0, 255)
+    l_0, transitions = floor_bits(NoiseSchedule.linear(), FixedLarge(), x_0)
+    inner, half = math.erf(1 / 2.55 / math.sqrt(2)), 0.5 + 0.5 * math.erf(1 / 2.55 / math.sqrt(2))
+    expected = -torch.tensor([inner, half, half], dtype=torch.float64).log2()
+    assert_close(l_0, expected, rtol=1e-9, atol=0)
+    assert expected.tolist() == pytest.approx([1.71, 0.62, 0.62], abs=0.006)
+    assert transitions.tolist() == pytest.approx([0.486] * 3, abs=5e-4)
+
+
+def test_a_small_or_learned_variance_has_no_floor_but_l_0():
+    schedule, x_0 = NoiseSchedule.linear(100), one_level_each(200, 0)
+    small, none = floor_bits(schedule, FixedSmall(), x_0)
+    assert not none.any()
+    learned, none = floor_bits(schedule, LearnedRange(), x_0)
+    assert not none.any()
+    assert_close(learned, small)
+    large, _ = floor_bits(schedule, FixedLarge(), x_0)
+    assert (small < large - 0.01).all()  # σ_1² := β̃_2 is the end at which L_0 is less
+
+
+def test_the_first_step_of_the_fine_schedule_hides_no_pixel():
+    beginning = NoiseSchedule.cosine(1000, s=0.0).respaced([1, 2, 3])
+    l_0, _ = floor_bits(beginning, FixedLarge(), one_level_each(77, 255))
+    assert l_0.tolist() == pytest.approx([0.018, 0.009], abs=5e-4)
+
+
+def test_golden_floor_as_published_code_reports_it():
+    """The tanh decoder and ln σ_1² = ln β̃_2: σ_1 = 0.0073846, ±1/255 is 0.53106 σ_1."""
+    beginning = NoiseSchedule.linear().respaced([1, 2, 3])
+    variance = FixedLarge(first_is_small=True)
+    l_0, _ = floor_bits(beginning, variance, one_level_each(77), decoder=ReferenceDecoder)
+    z = 1 / 255 / math.sqrt(5.4532e-5)
+    mass = math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))
+    assert float(l_0) == pytest.approx(-math.log2(mass), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "variance",
+    [FixedLarge(), FixedSmall(), LearnedRange(), Analytic(torch.full((5,), 0.1), torch.full((5,), 0.003))],
+    ids=lambda v: type(v).__name__,
+)
+def test_no_network_is_below_the_floor_in_any_term(variance, tiny_network, images, generator):
+    schedule = NoiseSchedule.from_betas([0.001, 0.1, 0.2, 0.6])
+    network = tiny_network(out_channels=6 if variance.is_learned else 3)
+    reverse = ReverseProcess(network, schedule, variance=variance)
+    least, bound = floor(reverse, images), variational_bound(reverse, images, generator=generator)
+    assert (least.transitions <= bound.transitions + 1e-12).all()
+    assert (least.reconstruction <= bound.reconstruction).all()
+    assert (least.total < bound.total).all()
+    assert_close(least.prior, bound.prior)
+    assert not least.total.requires_grad
+    perfect = ReverseProcess(lambda x, clock: images, schedule, X0(), FixedLarge())
+    perfectly = variational_bound(perfect, images, generator=generator)
+    of_large = floor(perfect, images)
+    assert_close(of_large.transitions, perfectly.transitions)
+    assert_close(of_large.reconstruction, perfectly.reconstruction)

@@ -18,7 +18,7 @@ from nelbo import (
     variational,
     weighted,
 )
-from nelbo.objectives import OBJECTIVES, stratified_timesteps, uniform_timesteps
+from nelbo.objectives import OBJECTIVES, stratified_uniforms, uniform_timesteps
 
 
 def test_simple_is_the_mean_squared_error_of_the_noise(tiny_network, images):
@@ -102,16 +102,16 @@ def test_objectives_pass_the_label_on(name, tiny_network, images):
 def test_stratified_steps_cover_the_range_and_are_uniform_one_by_one():
     T, B = 1000, 50
     for offset in torch.rand(20, dtype=torch.float64):
-        t = stratified_timesteps(offset, torch.arange(B), B, T)
+        t = uniform_timesteps(stratified_uniforms(offset, torch.arange(B), B), T)
         assert ((t - 1) // (T // B)).unique().numel() >= B - 1
     offsets = (torch.arange(T, dtype=torch.float64) + 0.5) / T
-    one = torch.stack([stratified_timesteps(o, torch.tensor([7]), B, T) for o in offsets]).flatten()
+    one = uniform_timesteps(torch.cat([stratified_uniforms(o, torch.tensor([7]), B) for o in offsets]), T)
     assert torch.equal(one.sort().values, torch.arange(1, T + 1))
 
 
-def test_a_share_of_the_global_batch_draws_the_same_steps():
-    whole = stratified_timesteps(0.3, torch.arange(8), 8, 1000)
-    assert torch.equal(stratified_timesteps(0.3, torch.arange(4, 8), 8, 1000), whole[4:])
+def test_a_share_of_the_global_batch_draws_the_same_numbers():
+    whole = stratified_uniforms(0.3, torch.arange(8), 8)
+    assert torch.equal(stratified_uniforms(0.3, torch.arange(4, 8), 8), whole[4:])
 
 
 def test_uniform_steps_reach_both_ends():

@@ -35,6 +35,9 @@ CONTRACT = [
     "UNet",
     "EMA",
     "bits_per_dim",
+    "Analytic",
+    "ReferenceDecoder",
+    "floor",
 ]
 HEAVY = ("torch", "numpy", "PIL", "safetensors", "matplotlib", "jaxtyping")
 

@@ -4,12 +4,14 @@ from torch.testing import assert_close
 
 from nelbo import (
     X0,
+    DiscretizedGaussian,
     Epsilon,
     FixedLarge,
     FixedSmall,
     ForwardProcess,
     LearnedRange,
     NoiseSchedule,
+    ReferenceDecoder,
     ReverseProcess,
     V,
 )
@@ -108,6 +110,42 @@ def test_an_output_of_the_wrong_shape_is_named(tiny_network, images, out_channel
     )
     with pytest.raises(ValueError, match=rf"returned \(4, {out_channels}, 4, 6\)"):
         reverse.predict(images, 1)
+
+
+def test_a_fixed_variance_ignores_what_a_network_has_learned_of_it(tiny_network, images):
+    learned = ReverseProcess(
+        tiny_network(out_channels=6), NoiseSchedule.linear(), V(), LearnedRange(), False, ReferenceDecoder
+    ).eval()
+    fixed = learned.with_variance(FixedSmall())
+    short = fixed.with_schedule(learned.schedule.respaced([5, 80, 1000]))
+    for reverse, t in ((fixed, 80), (short, 2)):
+        p, q = reverse.p_transition(images, t), learned.p_transition(images, 80)
+        assert reverse.predict(images, t).variance_output is None
+        assert_close(reverse.predict(images, t).x_0, learned.predict(images, 80).x_0)
+        assert_close(p.log_variance, FixedSmall().log_variance(reverse.schedule, t, images))
+        assert (p.mean == q.mean).all() == (reverse is fixed)
+        assert reverse.network is learned.network
+        assert (reverse.clip, reverse.decoder, reverse.training) == (False, ReferenceDecoder, False)
+        assert isinstance(reverse.parameterization, V)
+    assert_close(fixed.with_variance(LearnedRange()).p_transition(images, 80).log_variance, q.log_variance)
+    plain = ReverseProcess(tiny_network(), NoiseSchedule.linear(), variance_channels=True)
+    with pytest.raises(
+        ValueError, match=r"with FixedLarge and variance_channels it must return \(4, 6, 4, 6\)"
+    ):
+        plain.predict(images, 1)
+    with pytest.raises(ValueError, match=r"with LearnedRange it must return \(4, 6, 4, 6\)"):
+        ReverseProcess(tiny_network(), plain.schedule).with_variance(LearnedRange()).predict(images, 1)
+
+
+def test_the_decoder_is_a_part_of_the_process(tiny_network, images):
+    plain = ReverseProcess(tiny_network(), NoiseSchedule.linear(), variance=FixedSmall(), clip=False)
+    reference = plain.with_decoder(ReferenceDecoder).with_schedule(plain.schedule.respaced([1, 2, 500]))
+    ours, theirs = plain.p_decoder(images), reference.p_decoder(images)
+    assert (type(ours), type(theirs)) == (DiscretizedGaussian, ReferenceDecoder)
+    assert_close(theirs.mean, ours.mean)
+    assert_close(theirs.log_variance, ours.log_variance)
+    assert reference.network is plain.network
+    assert (type(reference.variance), reference.clip) == (FixedSmall, False)
 
 
 def test_prior_and_decoder(tiny_network, images):

@@ -213,6 +213,8 @@ def test_a_model_is_what_its_configuration_says():
     assert of(clip=True).clip
     assert not of(clip=False).clip
     torch.testing.assert_close(of(schedule="cosine").schedule.betas, NoiseSchedule.cosine(50).betas)
+    fine = of(schedule="fine").schedule
+    torch.testing.assert_close(fine.betas, NoiseSchedule.cosine(50, s=0.0).betas)
     torch.testing.assert_close(of().schedule.betas, NoiseSchedule.linear(50).betas)
     gray = build(replace(TINY, data=DataConfig(image_size=(8, 12), channels=1)))
     assert gray.predict(torch.zeros(1, 1, 8, 12), 5).x_0.shape == (1, 1, 8, 12)

@@ -95,6 +95,15 @@ def test_states_run_from_T_to_0(tiny_network):
     assert not states[-1].x_t.requires_grad
 
 
+@pytest.mark.parametrize("path", [[1, 334, 667, 1000], (1, 334, 667, 1000), range(1, 1001, 333)], ids=str)
+@pytest.mark.parametrize("steps", [None, 4])
+def test_the_steps_themselves_are_a_path(path, steps, tiny_network):
+    reverse = ReverseProcess(tiny_network(), NoiseSchedule.linear())
+    states = list(sample(reverse, (2, 3, 4, 4), path=path, steps=steps))
+    assert [s.t for s in states] == [1000, 667, 334, 1, 0]
+    assert_close(states[-1].x_t, last(sample(reverse, (2, 3, 4, 4), steps=4)).x_t, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 def test_the_same_picture_in_any_batch(sampler, tiny_network):
     reverse = ReverseProcess(tiny_network(), NoiseSchedule.linear())
@@ -122,6 +131,9 @@ def test_labels_and_learned_variance_reach_the_sampler(tiny_network):
     [
         ({"sampler": "euler"}, "unknown sampler 'euler'; choose one of ancestral, ddim"),
         ({"path": "odd"}, "unknown path 'odd'; choose one of even, quadratic"),
+        ({"path": [5, 1000], "steps": 3}, "steps is 3 and path has 2 steps; leave steps out, or name a path"),
+        ({"path": [5, 5, 1000]}, r"timesteps \[5, 5, 1000\] must increase strictly within 1..1000"),
+        ({"path": []}, "timesteps is empty"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1001}, "steps is 1001"),
         ({"guidance": 2.0}, "give label="),

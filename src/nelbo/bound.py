@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nelbo.gaussian import DiscretizedGaussian, Gaussian, kl_divergence
+from nelbo.gaussian import Gaussian, kl_divergence
 from nelbo.randomness import randn
 from nelbo.reverse import Label, Prediction, ReverseProcess
 from nelbo.tables import Timestep
@@ -59,17 +59,17 @@ def bound_term_of(
     """The term of the bound that a prediction, already at hand, makes."""
     p = reverse.transition_of(prediction, x_t, t)
     if isinstance(t, int):
-        return _l_0(p, x_0) if t == 1 else _l_before(reverse, p, x_0, x_t, t)
+        return _l_0(reverse, p, x_0) if t == 1 else _l_before(reverse, p, x_0, x_t, t)
     if reverse.schedule.num_timesteps == 1:
-        return _l_0(p, x_0)
+        return _l_0(reverse, p, x_0)
     if t.device.type == "cpu" and not torch.compiler.is_compiling() and int(t.min()) > 1:
         return _l_before(reverse, p, x_0, x_t, t)
     # The branch not taken must still have a finite value and gradient: q(x_0|x_1, x_0) is a Dirac.
-    return torch.where(t == 1, _l_0(p, x_0), _l_before(reverse, p, x_0, x_t, t.clamp(min=2)))
+    return torch.where(t == 1, _l_0(reverse, p, x_0), _l_before(reverse, p, x_0, x_t, t.clamp(min=2)))
 
 
-def _l_0(p: Gaussian, x_0: Tensor) -> Tensor:
-    return -DiscretizedGaussian(p.mean, p.log_variance).log_prob(x_0)
+def _l_0(reverse: ReverseProcess, p: Gaussian, x_0: Tensor) -> Tensor:
+    return -reverse.decoder_of(p).log_prob(x_0)
 
 
 def _l_before(reverse: ReverseProcess, p: Gaussian, x_0: Tensor, x_t: Tensor, t: Timestep) -> Tensor:
@@ -143,12 +143,42 @@ def variational_bound(
         bound_term(reverse, x_0, randn(x_0, generator=generator), t, label=label)
         for t in range(1, reverse.schedule.num_timesteps + 1)
     ]
+    return _record(reverse, x_0, terms)
+
+
+def _record(reverse: ReverseProcess, x_0: Tensor, terms: list[Tensor]) -> VariationalBound:
     return VariationalBound(
         prior=prior_term(reverse, x_0),
         transitions=torch.stack(terms[1:], dim=1) if len(terms) > 1 else terms[0].new_zeros(len(x_0), 0),
         reconstruction=terms[0],
         num_dims=x_0[0].numel(),
     )
+
+
+@torch.no_grad()
+def floor(reverse: ReverseProcess, x_0: Float[Tensor, "B *dims"]) -> VariationalBound:
+    """The bound of a perfect network, x̂_0 = x_0: what schedule, variance and decoder cost whatever is learned.
+
+    No network call. A learned variance is taken at its least, w = 0: β̃_t, for which the divergences are 0, and
+    σ_1² = β̃_2 < β_1, for which L_0 is least. (Beyond the range, at an output below −1, L_0 could be less.)
+    Without clipping a mean beyond black or white could make L_0 less, too.
+
+    Args:
+        reverse: p_θ; its network is not called.
+        x_0: data on the 256-level grid, (B, ...).
+
+    Returns:
+        L_T, L_1 … L_{T−1} and L_0 in nats; no draw, so no error.
+    """
+    eps = torch.zeros_like(x_0)  # any would do: q and p_θ have the same mean at every x_t
+    variance_output = -torch.ones_like(x_0) if reverse.variance.is_learned else None
+    terms = []
+    for t in range(1, reverse.schedule.num_timesteps + 1):
+        x_t = reverse.forward_process.q_marginal(x_0, t).reparameterize(eps)
+        output = reverse.parameterization.target(reverse.schedule, x_0, eps, t)
+        prediction = Prediction(x_0=x_0, eps=eps, output=output, variance_output=variance_output)
+        terms.append(bound_term_of(reverse, prediction, x_0, x_t, t))
+    return _record(reverse, x_0, terms)
 
 
 @torch.no_grad()
@@ -181,7 +211,7 @@ def path_bound(
         q = reverse.forward_process.q_transition(x_prev, t)
         x_t = q.sample(generator=generator)
         p = reverse.p_transition(x_t, t, label=label)
-        log_p = -_l_0(p, x_0) if t == 1 else p.log_prob(x_prev)
+        log_p = -_l_0(reverse, p, x_0) if t == 1 else p.log_prob(x_prev)
         bound = bound - log_p + q.log_prob(x_t)
         x_prev = x_t
     return bound - reverse.p_prior(x_0.shape).log_prob(x_prev)

@@ -34,8 +34,8 @@ class DataConfig:
 class ProcessConfig:
     """The diffusion: its schedule, what the network predicts, the variance of a reverse step."""
 
-    schedule: Literal["linear", "cosine"] = "linear"
-    """How β grows from step 1 to step T."""
+    schedule: Literal["linear", "cosine", "fine"] = "linear"
+    """How β grows from step 1 to step T; fine is for a low bits/dim: a cosine whose first step hides no pixel."""
     num_timesteps: int = 1000
     """T."""
     parameterization: Literal["eps", "x0", "v"] = "eps"
@@ -177,4 +177,9 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"--variance learned-range cannot be learned from --objective {training.objective};"
             " choose --objective hybrid or variational"
+        )
+    if training.timesteps == "loss-second-moment" and training.objective not in ("variational", "weighted"):
+        raise ConfigError(
+            "--timesteps loss-second-moment is for the bound's uneven terms, not for --objective"
+            f" {training.objective}; choose --objective variational or weighted, or --timesteps uniform"
         )

@@ -5,6 +5,7 @@ Log-probabilities, entropies and divergences are in nats, summed over every dime
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -75,6 +76,22 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Float[Tensor, "B"]:
     squared = (q.mean - p.mean) ** 2 * torch.exp(-p.log_variance)
     shape = np.broadcast_shapes(q.shape, p.shape)
     return sum_over_dims((0.5 * (torch.expm1(log_ratio) - log_ratio + squared)).expand(shape))
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """p_θ(x_0|x_1), made of a mean and a log-variance: ``DiscretizedGaussian``, or what takes its place."""
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, ...), on the scale of the data."""
+
+    @property
+    def log_variance(self) -> Tensor:
+        """Broadcastable to the mean."""
+
+    def log_prob(self, x_0: Float[Tensor, "B *dims"]) -> Float[Tensor, "B"]:
+        """Ln p_θ(x_0|x_1), (B,) nats summed over dimensions."""
 
 
 @dataclass(frozen=True)

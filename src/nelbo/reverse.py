@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nelbo.forward import ForwardProcess
-from nelbo.gaussian import DiscretizedGaussian, Gaussian
+from nelbo.gaussian import Decoder, DiscretizedGaussian, Gaussian
 from nelbo.parameterization import AbstractParameterization, Epsilon, eps_from_x_0
 from nelbo.schedule import NoiseSchedule
 from nelbo.tables import Timestep, check_timestep, gather
@@ -51,6 +51,10 @@ class ReverseProcess(nn.Module):
         parameterization: what the network predicts.
         variance: σ_t².
         clip: keep x̂_0 within [−1, 1], in the bound as in the sampler: clipping is a part of the model.
+        decoder: makes p_θ(x_0|x_1) of the last step's mean and log-variance; ``ReferenceDecoder`` for comparison
+            with published numbers.
+        variance_channels: the network returns (B, 2C, ...) although the variance is not learned: the second half
+            is ignored. A learned variance implies it.
     """
 
     def __init__(
@@ -60,13 +64,19 @@ class ReverseProcess(nn.Module):
         parameterization: AbstractParameterization = Epsilon(),  # noqa: B008 (frozen, stateless)
         variance: AbstractVariance = FixedLarge(),  # noqa: B008
         clip: bool = True,
+        decoder: Callable[[Tensor, Tensor], Decoder] = DiscretizedGaussian,
+        *,
+        variance_channels: bool = False,
     ) -> None:
         super().__init__()
+        variance.check(schedule)
         self.network = network
         self.schedule = schedule
         self.parameterization = parameterization
         self.variance = variance
         self.clip = clip
+        self.decoder = decoder
+        self.variance_channels = variance_channels or variance.is_learned
 
     @property
     def forward_process(self) -> ForwardProcess:
@@ -84,8 +94,20 @@ class ReverseProcess(nn.Module):
 
     def with_schedule(self, schedule: NoiseSchedule) -> "ReverseProcess":
         """The same network on another schedule, such as a respaced one."""
-        other = ReverseProcess(self.network, schedule, self.parameterization, self.variance, self.clip)
-        return other.train(self.training)
+        return self._with(schedule=schedule)
+
+    def with_variance(self, variance: AbstractVariance) -> "ReverseProcess":
+        """The same network with another σ_t². If it learned one, a variance that is not learned ignores that."""
+        return self._with(variance=variance)
+
+    def with_decoder(self, decoder: Callable[[Tensor, Tensor], Decoder]) -> "ReverseProcess":
+        """The same network with another decoder, such as ``ReferenceDecoder``."""
+        return self._with(decoder=decoder)
+
+    def _with(self, **changes: Any) -> "ReverseProcess":
+        parts = ("schedule", "parameterization", "variance", "clip", "decoder", "variance_channels")
+        same = {name: getattr(self, name) for name in parts}
+        return ReverseProcess(self.network, **(same | changes)).train(self.training)
 
     def predict(
         self, x_t: Float[Tensor, "B *dims"], t: Timestep, *, label: Label = None, guidance: float = 1.0
@@ -141,25 +163,31 @@ class ReverseProcess(nn.Module):
         log_variance = self.variance.log_variance(self.schedule, t, x_t, prediction.variance_output)
         return Gaussian(mean=posterior.mean, log_variance=log_variance)
 
-    def p_decoder(self, x_1: Float[Tensor, "B *dims"], *, label: Label = None) -> DiscretizedGaussian:
+    def p_decoder(self, x_1: Float[Tensor, "B *dims"], *, label: Label = None) -> Decoder:
         """p_θ(x_0|x_1): the last step, as masses over the 256 levels of a pixel."""
         transition = self.p_transition(x_1, 1, label=label)
-        return DiscretizedGaussian(transition.mean, transition.log_variance)
+        return self.decoder_of(transition)
+
+    def decoder_of(self, transition: Gaussian) -> Decoder:
+        """p_θ(x_0|x_1), from the p_θ(x_{t−1}|x_t) of t = 1 that is already at hand."""
+        return self.decoder(transition.mean, transition.log_variance)
 
     def _call(self, x_t: Tensor, t: Timestep, label: Label) -> tuple[Tensor, Tensor | None]:
         clock = gather(self.schedule.clock, t, x_t).flatten().expand(len(x_t))
         output = self.network(x_t, clock) if label is None else self.network(x_t, clock, label)
-        expected = (x_t.shape[0], x_t.shape[1] * 2, *x_t.shape[2:]) if self.variance.is_learned else x_t.shape
+        expected = (x_t.shape[0], x_t.shape[1] * 2, *x_t.shape[2:]) if self.variance_channels else x_t.shape
         if output.shape != expected:
+            ignored = self.variance_channels and not self.variance.is_learned
             raise ValueError(
                 f"the network returned {tuple(output.shape)} for x_t of {tuple(x_t.shape)}; with"
-                f" {type(self.variance).__name__} it must return {tuple(expected)}"
+                f" {type(self.variance).__name__}{' and variance_channels' * ignored} it must return"
+                f" {tuple(expected)}"
             )
         output = output.to(torch.promote_types(x_t.dtype, torch.float32))
-        if not self.variance.is_learned:
+        if not self.variance_channels:
             return output, None
         mean_output, variance_output = output.chunk(2, dim=1)
-        return mean_output, variance_output
+        return mean_output, variance_output if self.variance.is_learned else None
 
     def _call_guided(
         self, x_t: Tensor, t: Timestep, label: Label, guidance: float

@@ -61,7 +61,7 @@ def sample(
     shape: Sequence[int],
     *,
     steps: int | None = None,
-    path: str = "even",
+    path: str | Sequence[int] = "even",
     sampler: str = "ancestral",
     seed: int = 0,
     first: int = 0,
@@ -76,7 +76,7 @@ def sample(
         reverse: p_θ.
         shape: (B, C, H, W).
         steps: K, how many of the T steps to take; None for all.
-        path: which of the steps: "even" or "quadratic".
+        path: which of the steps: "even", "quadratic", or the steps themselves, increasing and as a rule up to T.
         sampler: "ancestral" or "ddim".
         seed: chooses the pictures.
         first: the index of the first image.
@@ -87,12 +87,10 @@ def sample(
         K + 1 states, from t = T to t = 0; the last one's ``x_t`` is x_0.
 
     Raises:
-        ValueError: for an unknown path or sampler, or steps outside 1..T.
+        ValueError: for an unknown path or sampler, steps outside 1..T, or steps that are not as many as the path's.
     """
     take_step = _known(SAMPLERS, sampler, "sampler")
-    timesteps = _known(PATHS, path, "path")(
-        reverse.schedule.num_timesteps, reverse.schedule.num_timesteps if steps is None else steps
-    )
+    timesteps = _timesteps(path, steps, reverse.schedule.num_timesteps)
     short = reverse.with_schedule(reverse.schedule.respaced(timesteps))
     parameter = next(reverse.parameters(), None)
     device = reverse.schedule.betas.device if parameter is None else parameter.device
@@ -115,6 +113,17 @@ def sample(
         yield SampleState(t=timesteps[k - 1], x_t=x_t, x_0_hat=prediction.x_0)
         x_t = x_before
     yield SampleState(t=0, x_t=x_t, x_0_hat=x_t)
+
+
+def _timesteps(path: str | Sequence[int], steps: int | None, num_timesteps: int) -> Sequence[int]:
+    if isinstance(path, str):
+        timesteps: list[int] = _known(PATHS, path, "path")(
+            num_timesteps, num_timesteps if steps is None else steps
+        )
+        return timesteps
+    if steps not in (None, len(path)):
+        raise ValueError(f"steps is {steps} and path has {len(path)} steps; leave steps out, or name a path")
+    return path
 
 
 def _known(table: dict[str, Callable[..., Any]], name: str, what: str) -> Callable[..., Any]:

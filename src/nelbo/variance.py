@@ -1,4 +1,4 @@
-"""Σ_θ, the variance of the reverse step: fixed at either end of its range, or learned within it.
+"""Σ_θ, the variance of the reverse step: fixed at either end of its range, learned within it, or measured.
 
 β_t is right for data that is pure noise, β̃_t for data that is a single point; the truth lies between.
 """
@@ -36,6 +36,13 @@ class AbstractVariance(ABC):
             variance_output: (B, C, ...), the network's second block of channels, if it is learned.
         """
 
+    def check(self, schedule: NoiseSchedule) -> None:  # noqa: B027 (most fit every schedule)
+        """Refuse a schedule that it has no numbers for; called once, where a process is made.
+
+        Raises:
+            ValueError: saying which steps are missing.
+        """
+
 
 def log_small_variances(schedule: NoiseSchedule) -> Table:
     """Ln β̃_t for t = 1..T, finite everywhere."""
@@ -47,13 +54,23 @@ def log_small_variances(schedule: NoiseSchedule) -> Table:
 
 @dataclass(frozen=True)
 class FixedLarge(AbstractVariance):
-    """σ_t² = β_t, the lecture's "simplify as β_t I"."""
+    """σ_t² = β_t, the lecture's "simplify as β_t I".
+
+    Attributes:
+        first_is_small: σ_1² := β̃_2, as for ``FixedSmall``. Ho's published code does so; with ``ReferenceDecoder``
+            it gives the L_0 of published numbers.
+    """
+
+    first_is_small: bool = False
 
     def log_variance(
         self, schedule: NoiseSchedule, t: Timestep, x_t: Tensor, variance_output: Tensor | None = None
     ) -> Tensor:
         """See the base class."""
-        return gather(schedule.betas.log(), t, x_t)
+        log_variances = schedule.betas.log()
+        if self.first_is_small:
+            log_variances[1] = log_small_variances(schedule)[1]
+        return gather(log_variances, t, x_t)
 
 
 @dataclass(frozen=True)
@@ -91,3 +108,49 @@ class LearnedRange(AbstractVariance):
             log_large.expand_as(variance_output),
             (variance_output + 1) / 2,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Analytic(AbstractVariance):
+    """σ_t² = β̃_t + c_t² e_t, e_t = E‖x_0 − x̂_0(x_t)‖²/d: the best one for the mean that the network has.
+
+    As μ̃_t − μ_θ = c_t (x_0 − x̂_0), the expected divergence of a step is ½ [ln(σ²/β̃_t) − 1 + (β̃_t + c_t² e_t)/σ²]
+    per dimension, least where σ² is that numerator. c_t² = β̃_t (SNR_{t−1} − SNR_t), of the schedule at hand, which
+    may be respaced; e_t belongs to the network, and is measured once, with the clipping of the process.
+
+    Equation: Bao2022 theorem 1, for the exact mean; Bao2022b, for any mean
+
+    Attributes:
+        errors: e_t, float64 (T+1,), indexed by the t of the network's own schedule, respaced or not.
+        decoder_variances: σ², float64 (T+1,), of the last step if it begins at t, indexed likewise: L_0 has no
+            closed form, so its variance is searched for.
+    """
+
+    errors: Tensor
+    decoder_variances: Tensor
+
+    def __post_init__(self) -> None:
+        if self.errors.ndim != 1 or self.errors.shape != self.decoder_variances.shape or len(self.errors) < 2:
+            raise ValueError(
+                f"errors has shape {tuple(self.errors.shape)} and decoder_variances"
+                f" {tuple(self.decoder_variances.shape)}; both need T+1 values, from t = 0 to t = T"
+            )
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """See the base class."""
+        last = int(schedule.clock.max()) + 1
+        if last >= len(self.errors):
+            raise ValueError(
+                f"Analytic has errors for t = 1..{len(self.errors) - 1}, and the schedule goes to t = {last};"
+                " measure them on the schedule that the network was trained on"
+            )
+
+    def log_variance(
+        self, schedule: NoiseSchedule, t: Timestep, x_t: Tensor, variance_output: Tensor | None = None
+    ) -> Tensor:
+        """See the base class."""
+        original = schedule.clock + 1
+        errors = self.errors.to(schedule.betas)[original[2:]]
+        variances = schedule.posterior_variances[2:] * (1 - torch.diff(schedule.snr[1:]) * errors)
+        first = self.decoder_variances.to(schedule.betas)[original[:2]]
+        return gather(torch.cat([first, variances]).log(), t, x_t)
