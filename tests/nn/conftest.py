@@ -1,22 +1,6 @@
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 from torch import nn
-
-
-@pytest.fixture(scope="session")
-def diffusers_weights() -> ModuleType:
-    """The key map beside this file; in importlib mode, test modules cannot import one another."""
-    path = Path(__file__).with_name("diffusers_weights.py")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

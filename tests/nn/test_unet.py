@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import UNet2DModel
 
+from nelbo.interop.diffusers_weights import translate
 from nelbo.nn import UNet
 
 SMALL = {"base_width": 8, "multipliers": (1, 2), "blocks_per_level": 1, "groups": 4}
@@ -100,12 +101,12 @@ CONFIGURATIONS = {
 
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_equals_diffusers(case, dtype, tolerance, diffusers_weights, randomised):
+def test_equals_diffusers(case, dtype, tolerance, randomised):
     channels, size, our_options, their_options = CONFIGURATIONS[case]
     ours = UNet(channels, **{"base_width": 8, "groups": 4, **our_options}).to(dtype).eval()
     defaults = {"attention": (1,), "blocks": 2, "groups": our_options.get("groups", 4)}
     theirs = randomised(peer(channels, **{**defaults, **their_options})).to(dtype).eval()
-    ours.load_state_dict(diffusers_weights.translate(theirs.state_dict()), strict=True)
+    ours.load_state_dict(translate(theirs.state_dict()), strict=True)
     x, clock = noise(3, channels, *size, dtype=dtype), torch.tensor([0, 17, 999])
     label = torch.tensor([4, 0, 2]) if "num_classes" in our_options else None
     arguments = [] if label is None else [label]
