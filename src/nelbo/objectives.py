@@ -108,12 +108,12 @@ def uniform_timesteps(uniforms: Float[Tensor, "B"], num_timesteps: int) -> Int[T
     return (uniforms * num_timesteps).to(torch.int64).clamp(max=num_timesteps - 1) + 1
 
 
-def stratified_timesteps(
-    offset: Float[Tensor, ""] | float, positions: Int[Tensor, "B"], batch_size: int, num_timesteps: int
-) -> Int[Tensor, "B"]:
-    """Spread a batch evenly over 1..T: each t is uniform on its own, all together cover the range.
+def stratified_uniforms(
+    offset: Float[Tensor, ""] | float, positions: Int[Tensor, "B"], batch_size: int
+) -> Float[Tensor, "B"]:
+    """Spread a batch evenly over [0, 1): each number is uniform on its own, all together cover the range.
 
-    u_i = (offset + i/B) mod 1, t_i = 1 + ⌊T u_i⌋.
+    u_i = (offset + i/B) mod 1.
 
     Equation: Kingma2021 appendix I.1
 
@@ -121,10 +121,11 @@ def stratified_timesteps(
         offset: one number in [0, 1) for the whole (global) batch.
         positions: i, the places of these images in the global batch.
         batch_size: B, of the global batch.
-        num_timesteps: T.
+
+    Returns:
+        (B,), float64.
     """
-    fractions = positions.to(torch.float64) / batch_size
-    return uniform_timesteps((fractions + offset) % 1.0, num_timesteps)
+    return (positions.to(torch.float64) / batch_size + offset) % 1.0
 
 
 def _noise_and_predict(

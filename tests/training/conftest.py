@@ -1,7 +1,9 @@
 """A tiny run: 16 images of 3×8×8, a network of a few thousand weights, 20 diffusion steps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +31,8 @@ def pictures() -> np.ndarray:
 
 
 @pytest.fixture
-def make_reverse() -> Callable[[], ReverseProcess]:
-    def make() -> ReverseProcess:
+def make_reverse() -> Callable[..., ReverseProcess]:
+    def make(schedule: NoiseSchedule | None = None) -> ReverseProcess:
         torch.manual_seed(0)
         network = UNet(
             3,
@@ -41,7 +43,7 @@ def make_reverse() -> Callable[[], ReverseProcess]:
             groups=4,
             dropout=0.1,
         )
-        return ReverseProcess(network, NoiseSchedule.linear(40))
+        return ReverseProcess(network, schedule or NoiseSchedule.linear(40))
 
     return make
 
@@ -51,14 +53,18 @@ def run_training(make_reverse, pictures) -> Callable[..., tuple[ReverseProcess, 
     """Train in a directory, as the command line does."""
 
     def run(
-        where: Path, reverse: ReverseProcess | None = None, **limits: float
+        where: Path,
+        reverse: ReverseProcess | None = None,
+        changes: dict[str, Any] | None = None,
+        **limits: float,
     ) -> tuple[ReverseProcess, Outcome]:
         reverse = make_reverse() if reverse is None else reverse
         batches = Batches(pictures, np.arange(16), seed=5, flip=True, device=torch.device("cpu"))
         where.mkdir(exist_ok=True)
         console = Console(file=(where / "out.txt").open("a"), width=200)
+        settings = replace(SETTINGS, **(changes or {}))
         outcome = train(
-            reverse, batches, SETTINGS, Limits(**limits), where / "checkpoints", TrainingLog(where, console)
+            reverse, batches, settings, Limits(**limits), where / "checkpoints", TrainingLog(where, console)
         )
         return reverse, outcome
 

@@ -22,7 +22,8 @@ class TrainingLog:
     """Shows progress and keeps the figures.
 
     On a terminal a live bar; elsewhere a line every half minute. Each line of metrics.jsonl has step, images,
-    seconds, loss (the mean since the line before), gradient_norm, learning_rate and images_per_second.
+    seconds, loss, gradient_norm, learning_rate and images_per_second. The loss is an estimate of the objective,
+    the mean since the line before; where t is not drawn uniformly, each image's counts by its weight 1/(T p_t).
 
     Args:
         run: the run's directory.
@@ -89,8 +90,9 @@ class TrainingLog:
         if self._bar is None:
             return
         if self._console.is_terminal:
-            done, total, _ = _reach(state, self._limits)
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, text=self._describe(state))
+            share = state.progress(self._limits)
+            total = 1.0 if share > 0 else None
+            self._bar.update(self._bar.task_ids[0], completed=share, total=total, text=self._describe(state))
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             say(self._console, self._describe(state))
@@ -113,27 +115,9 @@ class TrainingLog:
     def _describe(self, state: TrainingState) -> str:
         loss = "…" if self._loss is None else f"{self._loss:.4f}"
         rate = "…" if self._rate is None else f"{self._rate:.1f}"
-        _, _, seconds_left = _reach(state, self._limits)
-        left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
+        share = state.progress(self._limits)
+        left = f", {_duration(state.seconds * (1 / share - 1))} left" if share > 0 else ""
         return f"step {state.step:,}, {state.images:,} images, {rate} images/s, loss {loss}{left}"
-
-
-def _reach(state: TrainingState, limits: Limits) -> tuple[float, float | None, float | None]:
-    """Done, total and seconds left, by the limit that will be met first."""
-    candidates = []
-    rate = state.seconds / state.images if state.images else None
-    per_image = state.images / state.step if state.step else 0
-    for done, total, seconds in (
-        (state.step, limits.max_steps, None if rate is None else rate * per_image),
-        (state.images, limits.max_images, rate),
-        (state.seconds, None if limits.max_minutes is None else 60 * limits.max_minutes, 1.0),
-    ):
-        if total is not None and seconds is not None:
-            candidates.append((max(0.0, (total - done) * seconds), float(done), float(total)))
-    if not candidates:
-        return 0.0, None, None
-    left, done, total = min(candidates)
-    return done, total, left
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,8 @@
 """The training loop: Algorithm 1 of the lecture, and what makes it a tool.
 
-Read it top to bottom. What step s draws depends on the seed and on the numbers of its examples alone, so a run
-that was interrupted goes on exactly as it would have.
+Read it top to bottom. What step s draws depends on the seed and on the numbers of its examples alone (and on the
+losses so far, where t is drawn by them; the checkpoint holds those), so a run that was interrupted goes on exactly
+as it would have.
 """
 
 import math
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nelbo import randomness
-from nelbo.objectives import OBJECTIVES, stratified_timesteps
+from nelbo.objectives import OBJECTIVES, stratified_uniforms
 from nelbo.randomness import Purpose
 from nelbo.reverse import ReverseProcess
 from nelbo.training import checkpoint
@@ -27,6 +28,7 @@ from nelbo.training.log import TrainingLog
 from nelbo.training.precision import autocast
 from nelbo.training.settings import Limits, TrainingConfig
 from nelbo.training.state import TrainingState
+from nelbo.training.timesteps import LossHistory, draw_timesteps
 
 LOG_EVERY = 10
 
@@ -78,7 +80,8 @@ def train(
     num_timesteps = reverse.schedule.num_timesteps
     network = _module(reverse.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(network.parameters())
-    state = TrainingState.fresh(network, settings)
+    history = LossHistory(num_timesteps) if settings.timesteps == "loss-second-moment" else None
+    state = TrainingState.fresh(network, settings, history)
 
     found, problems = checkpoint.newest(checkpoints)
     for problem in problems:
@@ -95,7 +98,7 @@ def train(
     reverse.train()
     since = time.monotonic() - state.seconds
     with _stop_requests() as stop, log.progress(limits, state):
-        while _progress(state, limits) < 1 and not stop.is_set():
+        while state.progress(limits) < 1 and not stop.is_set():
             first, size = state.images, settings.batch_size
             rate_factor = _rate_factor(state, settings, limits)
             for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
@@ -103,13 +106,14 @@ def train(
 
             x_0, numbers = batches.examples(first, size)
             offset = randomness.uniform(settings.seed, Purpose.TIMESTEP, numbers[:1])[0]
-            t = stratified_timesteps(offset, torch.arange(size, device=device), size, num_timesteps)
+            u = stratified_uniforms(offset, torch.arange(size, device=device), size)
+            t, weights = draw_timesteps(u, num_timesteps, history)
             eps = randomness.normal(settings.seed, Purpose.FORWARD_NOISE, numbers, batches.shape)
             # Dropout is the one draw that torch makes itself.
             torch.manual_seed(_dropout_seed(settings.seed, state.step))
             with autocast(device, settings.precision):
                 losses = objective(reverse, x_0, eps, t)
-            loss = losses.mean()
+            loss = (weights.to(losses) * losses).mean()
             network.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
@@ -117,6 +121,8 @@ def train(
                 raise DivergedError(_where_it_diverged(reverse, losses, t, batches, first, state.step + 1))
             for optimizer in state.optimizers:
                 optimizer.step()
+            if history is not None:
+                history.add(t, losses.detach())
             state.step += 1
             state.images += size
             state.ema.update(size, state.images)
@@ -153,22 +159,10 @@ def _module(network: object) -> torch.nn.Module:
     return network
 
 
-def _progress(state: TrainingState, limits: Limits) -> float:
-    """How much of the run is done, 0..1: by whichever limit is nearest."""
-    shares = [0.0]
-    if limits.max_steps is not None:
-        shares.append(state.step / limits.max_steps)
-    if limits.max_images is not None:
-        shares.append(state.images / limits.max_images)
-    if limits.max_minutes is not None:
-        shares.append(state.seconds / (60 * limits.max_minutes))
-    return min(1.0, max(shares))
-
-
 def _rate_factor(state: TrainingState, settings: TrainingConfig, limits: Limits) -> float:
     """A linear warm-up, and a cosine decay to the end of the run if wanted."""
     warmup = min(1.0, (state.images + settings.batch_size) / max(1, settings.warmup_images))
-    return warmup * (0.5 + 0.5 * math.cos(math.pi * _progress(state, limits)) if settings.decay else 1.0)
+    return warmup * (0.5 + 0.5 * math.cos(math.pi * state.progress(limits)) if settings.decay else 1.0)
 
 
 def _passes(before: float, now: float, minutes: float) -> bool:

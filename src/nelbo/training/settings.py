@@ -10,6 +10,9 @@ class TrainingConfig:
 
     objective: Literal["simple", "weighted", "variational", "hybrid"] = "simple"
     """The loss: simple (ω_t = 1), weighted (ω_t), the bound itself, or simple for the mean and the bound for σ²."""
+    timesteps: Literal["uniform", "loss-second-moment"] = "uniform"
+    """How t is drawn: uniformly, or p_t ∝ √E[L_t²] over the last 10 losses at t (with the variational or weighted
+    objective), which begins when every t has had 10: after about 20 T images; until then it is uniform."""
     batch_size: int = 128
     """Images per step."""
     optimizer: Literal["adamw", "muon"] = "adamw"

@@ -10,21 +10,23 @@ from torch import Tensor, nn
 from nelbo.nn import EMA
 from nelbo.training.checkpoint import Checkpoint, CheckpointError
 from nelbo.training.muon import Muon
-from nelbo.training.settings import TrainingConfig
+from nelbo.training.settings import Limits, TrainingConfig
+from nelbo.training.timesteps import LossHistory
 
 _COUNTERS = ("step", "images", "seconds", "loss_sum", "loss_count")
 
 
 @dataclass
 class TrainingState:
-    """The network, its average, the optimisers, and how far they are.
+    """The network, its average, the optimisers, how far they are, and the losses at each t if they are of use.
 
     Attributes:
         step: optimiser steps taken.
         images: examples seen.
         seconds: time spent training, resumes included.
-        loss_sum: of the losses since the last line of the log.
+        loss_sum: of the estimates of the objective, one a step, since the last line of the log.
         loss_count: how many they are.
+        history: the last losses of each t, where t is drawn by them.
     """
 
     network: nn.Module
@@ -35,9 +37,12 @@ class TrainingState:
     seconds: float = 0.0
     loss_sum: float = 0.0
     loss_count: int = 0
+    history: LossHistory | None = None
 
     @classmethod
-    def fresh(cls, network: nn.Module, settings: TrainingConfig) -> "TrainingState":
+    def fresh(
+        cls, network: nn.Module, settings: TrainingConfig, history: LossHistory | None = None
+    ) -> "TrainingState":
         """The state before the first step."""
         convolutions, others = _parted(network, settings.optimizer)
         optimizers: list[torch.optim.Optimizer] = [
@@ -55,7 +60,18 @@ class TrainingState:
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
         ema = EMA(network, half_life_images=settings.ema_half_life, warmup_ratio=settings.ema_warmup)
-        return cls(network, ema, optimizers)
+        return cls(network, ema, optimizers, history=history)
+
+    def progress(self, limits: Limits) -> float:
+        """How much of the run is done, 0..1: by whichever limit is nearest."""
+        shares = [0.0]
+        if limits.max_steps is not None:
+            shares.append(self.step / limits.max_steps)
+        if limits.max_images is not None:
+            shares.append(self.images / limits.max_images)
+        if limits.max_minutes is not None:
+            shares.append(self.seconds / (60 * limits.max_minutes))
+        return min(1.0, max(shares))
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor that a resume needs, by part and name."""
@@ -65,7 +81,8 @@ class TrainingState:
             for optimizer in self.optimizers
             for key, value in optimizer.state.get(parameter, {}).items()
         }
-        return {"network": self.network.state_dict(), "ema": self.ema.state_dict(), "optimizer": moments}
+        parts = {"network": self.network.state_dict(), "ema": self.ema.state_dict(), "optimizer": moments}
+        return parts if self.history is None else {**parts, "timesteps": self.history.tensors()}
 
     def counters(self) -> dict[str, Any]:
         """Every number that a resume needs."""
@@ -81,6 +98,8 @@ class TrainingState:
             self.network.load_state_dict(checkpoint.tensors("network"))
             self.ema.load_state_dict(checkpoint.tensors("ema"))
             self._restore_optimizer(checkpoint.tensors("optimizer"))
+            if self.history is not None:
+                self.history.load(checkpoint.tensors("timesteps"))
             for name in _COUNTERS:
                 setattr(self, name, type(getattr(self, name))(checkpoint.state[name]))
         except (RuntimeError, ValueError, KeyError) as error:
