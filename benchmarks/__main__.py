@@ -6,13 +6,15 @@ from importlib import import_module
 ALL = {
     "steps": "images/s of a training step and of a network evaluation, and the fraction of the convolution ceiling",
     "recipe": "held-out bits/dim of variants of the quick preset after the same training time (hours)",
+    "short_paths": "bits/dim of a run with K steps, by variance and path (minutes)",
+    "estimators": "variance of the bound's estimators for the same network evaluations (seconds to half an hour)",
 }
 QUICK = ("steps",)
 
 
 def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
-        print(__doc__, *(f"\n  {name:<8} {summary}" for name, summary in ALL.items()), sep="")
+        print(__doc__, *(f"\n  {name:<11} {summary}" for name, summary in ALL.items()), sep="")
         return 0
     if arguments and arguments[0] in ALL:
         import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])

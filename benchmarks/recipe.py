@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch 32": {"batch_size": 32},
     "muon 0.02": {"muon_learning_rate": 0.02},
     "muon 0.04": {"muon_learning_rate": 0.04},
-    "muon 0.005": {"muon_learning_rate": 0.005},
+    "muon 0.006": {"muon_learning_rate": 0.006},
     "width 16": {"base_width": 16},
     "width 32": {"base_width": 32},
     "two levels": {"multipliers": (1, 2), "attention_levels": (1,)},
@@ -105,6 +105,6 @@ def main(arguments: list[str]) -> None:
         print(
             f"| {name} | {weights:.2f} M | {outcome.images:,} | {outcome.images / outcome.seconds:.0f} |"
             f" {held_out.bits_per_dim:.3f} ± {held_out.standard_error:.3f} | {training.bits_per_dim:.3f} |"
-            f" {held_out.reconstruction:.3f} |",
+            f" {held_out.reconstruction.value:.3f} |",
             flush=True,
         )

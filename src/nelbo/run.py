@@ -5,6 +5,7 @@ RUN/
     checkpoints/         see nelbo.training.checkpoint
     metrics.jsonl        figures by step         tensorboard/     the same for TensorBoard
     samples/             pictures                evaluation.json  how good it is
+    profile.json         how wrong x̂_0 is at every t, for analytic variances and optimal paths
 """
 
 import json
@@ -12,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 
 from nelbo.config import Config, ConfigError, DataConfig, ProcessConfig, from_json, to_json
 from nelbo.data import IntakeOptions
+from nelbo.evaluation.profile import ErrorProfile
 from nelbo.files import written_whole
 from nelbo.nn import UNet
 from nelbo.parameterization import X0, AbstractParameterization, Epsilon, V
@@ -32,6 +35,7 @@ FORMAT = 1
 _SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
     "linear": NoiseSchedule.linear,
     "cosine": NoiseSchedule.cosine,
+    "fine": partial(NoiseSchedule.cosine, s=0.0),
 }
 _PARAMETERIZATIONS: dict[str, Callable[[], AbstractParameterization]] = {"eps": Epsilon, "x0": X0, "v": V}
 _VARIANCES: dict[str, Callable[[], AbstractVariance]] = {
@@ -94,6 +98,25 @@ def write_json(values: Any, path: Path) -> None:
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with written_whole(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_profile(run: Path, checkpoint_name: str, profile: ErrorProfile) -> None:
+    """Keep the error profile of a checkpoint."""
+    write_json({"checkpoint": checkpoint_name, "profile": to_json(profile)}, run / "profile.json")
+
+
+def read_profile(run: Path, checkpoint_name: str) -> ErrorProfile | None:
+    """The error profile of a checkpoint, if an evaluation has left one and it is not of another checkpoint."""
+    path = run / "profile.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; `nelbo evaluate {run}` writes it anew") from error
+    if not isinstance(values, dict) or values.get("checkpoint") != checkpoint_name:
+        return None
+    return from_json(ErrorProfile, values.get("profile"), f"{path}: profile")
 
 
 def check_writable(directory: Path, option: str) -> None:

@@ -37,7 +37,7 @@ def refused_training(refused, photos, tiny):
 def test_an_unknown_command(refused):
     shown = refused("trian", "photos")
     assert "'trian'" in shown
-    assert "train, sample, evaluate" in shown
+    assert "train, sample, evaluate, compare" in shown
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,8 @@ class TestRuns:
         (["--num", -5], "--num is -5; give at least 1"),
         (["--first", -1], "--first is -1; indices start at 0"),
         (["--out", "run/config.json"], "config.json is no directory; choose another --out"),
+        (["--path", "optimal"], "run `nelbo evaluate"),
+        (["--variance", "analytic"], "--variance analytic rests on the model's errors on training images"),
     ],
 )
 def test_options_that_make_no_samples(refused, run, options, says):
@@ -163,9 +165,14 @@ def test_options_that_make_no_samples(refused, run, options, says):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--evaluations", 1], "--evaluations is 1; give 2 to 30"),
-        (["--evaluations", 0], "--evaluations is 0; give at least 1"),
+        (["--evaluations", 1], "--evaluations is 1; give at least 2"),
         (["--max-images", 0], "--max-images is 0; give at least 1"),
+        (["--samples", -1], "--samples is -1; give at least 0"),
+        (["--precision", 0], "--precision is 0; give bits/dim to be sure to, such as 0.01"),
+        (["--precision", 0.1, "--exact"], "choose one; --exact leaves no step out"),
+        (["--path", "optimal"], "--path optimal chooses some of the steps: say how many with --steps"),
+        (["--steps", 31], "--steps is 31; choose 1 to 30, the T of"),
+        (["--reference", "--variance", "analytic"], "Choose one"),
         (["--data", "nowhere"], "there is no 'nowhere'"),
     ],
 )

@@ -38,8 +38,9 @@ def test_help_of_a_command_has_its_example_and_defaults(name, capsys):
     assert f"Example: nelbo {name} " in shown
     assert f"usage: nelbo {name}" in shown
     minutes = f"(default: {PRESETS['quick'].limits.max_minutes})"
-    assert {"train": minutes, "sample": "(default: 64)", "evaluate": "(default: 25)"}[name] in shown
-    assert ("DATA" if name == "train" else "RUN") in shown
+    defaults = {"train": minutes, "sample": "(default: 64)"}
+    assert defaults.get(name, "(default: 24)") in shown
+    assert {"train": "DATA", "compare": " A B"}.get(name, "RUN") in shown
 
 
 def test_help_shows_the_defaults_of_the_preset(capsys):
@@ -101,7 +102,7 @@ def test_a_warning_is_one_line(command, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_wrong_option_is_status_2_without_a_traceback(name, capsys, tmp_path):
-    assert main([name, "x", "--bogus", "1"]) == 2
+    assert main([name, *["x", "y"][: 1 + (name == "compare")], "--bogus", "1"]) == 2
     shown = capsys.readouterr().err
     assert "--bogus" in shown
     assert "Traceback" not in shown

@@ -116,3 +116,16 @@ def test_a_damaged_checkpoint_is_passed_over_aloud_and_once(run, capsys, command
     shown = capsys.readouterr().err
     assert shown.startswith("nelbo: warning: using step-00000012, as a newer checkpoint is damaged: ")
     assert shown.count("\n") == 1
+
+
+def test_the_optimal_path_and_the_analytic_variance_come_from_an_evaluation(run, tmp_path):
+    assert main(["evaluate", str(run), "--samples", "0", "--device", "cpu"]) == 0
+    common = ("--num", 2, "--steps", 6, "--sampler", "ancestral")
+    for name, options in {
+        "even": (), "optimal": ("--path", "optimal"), "analytic": ("--variance", "analytic"),
+        "small": ("--variance", "fixed-small"),
+    }.items():  # fmt: skip
+        assert sample(run, name, *common, *options) == 0
+    drawn = [pixels(tmp_path / name / "00000.png") for name in ("even", "optimal", "analytic", "small")]
+    for index, one in enumerate(drawn):
+        assert all((one != other).any() for other in drawn[:index])

@@ -3,8 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
+from nelbo.evaluation.neighbours import Memorisation, Neighbours
 from nelbo.report.pictures import (
     grid,
+    nearest_pairs,
     save_animation,
     save_picture,
     scale_for,
@@ -75,6 +77,40 @@ def test_side_by_side():
     assert both.size == (12, 4)
     assert both.getpixel((5, 0)) == left.getpixel((0, 0))
     assert both.getpixel((6, 0)) == right.getpixel((0, 0))
+
+
+def memorised(indices, mirrored, ratios, suspicious):
+    """What was found about samples, by hand."""
+    found = Neighbours(np.array(indices), np.zeros(len(indices)), np.array(mirrored))
+    marks = np.array(suspicious)
+    return Memorisation(found, np.array(ratios), np.zeros(0), marks, int(marks.sum()), 0.5, 0.5, "")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pairs_are_sorted_marked_and_shown_as_they_were_compared(channels):
+    levels = np.random.default_rng(0).integers(0, 256, (7, channels, 4, 6), dtype=np.uint8)
+    samples, train = levels[:3], levels[3:]
+    found = memorised([2, 0, 3], [False, True, False], [0.9, 0.05, 0.5], [False, True, False])
+    sheet = np.asarray(nearest_pairs(samples, train, found, scale=2))
+    expected = [(samples[1], train[0, :, :, ::-1], (255, 0, 0)), (samples[2], train[3], (255, 255, 255)),
+                (samples[0], train[2], (255, 255, 255))]  # fmt: skip
+    height, width = 2 * (4 + 4), 2 * (12 + 4)
+    assert sheet.shape == (2 * (height + GAP) + GAP, 2 * (width + GAP) + GAP, 3)
+    for number, (left, right, colour) in enumerate(expected):
+        top, side = GAP + number // 2 * (height + GAP), GAP + number % 2 * (width + GAP)
+        pair = np.full((8, 16, 3), colour, dtype=np.uint8)
+        pair[2:-2, 2:-2] = np.concatenate([left, right], axis=2).transpose(1, 2, 0)
+        shown = sheet[top : top + height, side : side + width]
+        np.testing.assert_array_equal(shown, pair.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_only_the_most_suspicious_pairs_are_shown():
+    levels = np.arange(50, 90, dtype=np.uint8)[:, None, None, None].repeat(3, 1).repeat(4, 2).repeat(4, 3)
+    found = memorised(range(40), [False] * 40, np.linspace(1, 0.5, 40), [False] * 40)
+    assert nearest_pairs(levels, levels, found).size == (5 * 14 + 2, 8 * 10 + 2)  # 36, in rows of five
+    pair = np.asarray(nearest_pairs(levels, levels, found, at_most=1))[4:-4, 4:-4]
+    assert pair.shape == (4, 8, 3)
+    assert (pair == 89).all()
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp"])

@@ -11,7 +11,8 @@ from nelbo import __version__
 COMMANDS = {
     "train": "train a model on images, or go on with a run that was interrupted",
     "sample": "draw images from a run",
-    "evaluate": "say how good a run is, in bits per dimension, with an error bar",
+    "evaluate": "say how good a run is, in bits per dimension, with its error bars",
+    "compare": "say which of two models is better, and how sure that is",
 }
 
 _HELP = f"""\

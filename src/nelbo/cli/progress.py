@@ -13,30 +13,32 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 @contextmanager
-def evaluations_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of evaluations just done; without a terminal, a line now and then."""
+def evaluations_bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of evaluations just done; without a terminal, a line now and then.
+
+    ``total`` is None where nobody knows beforehand how many there will be.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} network evaluations, {task.fields[rate]:.0f}/s"),
+        TextColumn("{task.fields[so_far]}"),
         TimeRemainingColumn(),
     )
     begun = shown = time.monotonic()
     done = 0
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=total, rate=0.0)
+        task = bar.add_task(what, total=total, so_far="")
 
         def advance(count: int) -> None:
             nonlocal done, shown
             done, now = done + count, time.monotonic()
             rate = done / max(now - begun, 1e-9)
-            bar.update(task, completed=done, rate=rate)
+            of = "" if total is None else f"/{total:,}"
+            so_far = f"{done:,}{of} network evaluations, {rate:.0f}/s"
+            bar.update(task, completed=done, so_far=so_far)
             if not console.is_terminal and now - shown > _SECONDS_BETWEEN_LINES:
                 shown = now
-                left = (total - done) / rate
-                say(
-                    console,
-                    f"{what}: {done:,}/{total:,} network evaluations, {rate:.0f}/s, {left:.0f} s left",
-                )
+                left = "" if total is None else f", {(total - done) / rate:.0f} s left"
+                say(console, f"{what}: {so_far}{left}")
 
         yield advance

@@ -27,8 +27,11 @@ class Sample:
     """Network evaluations per image, 1 to the T of the run; 50, or T if that is less, if left out."""
     sampler: Literal["ddim", "ancestral"] = "ddim"
     """ddim is best with few steps; ancestral is the lecture's and Ho's, best with all of them."""
-    path: Literal["even", "quadratic"] = "even"
-    """Which steps are taken when not all are: evenly spaced, or closer together near the image."""
+    path: Literal["even", "quadratic", "optimal"] = "even"
+    """Which steps are taken when not all are: evenly spaced, closer together near the image, or those of the least
+    bound, which `nelbo evaluate` measures: best for bits, not always for looks."""
+    variance: Literal["own", "fixed-large", "fixed-small", "analytic"] = "own"
+    """σ² of an ancestral step: as the run was trained, β, β̃, or the best fixed one (see --path optimal)."""
     seed: int = 0
     """Chooses the images: the same seed draws the same ones."""
     first: int = 0
@@ -53,8 +56,9 @@ def sample(args: Sample) -> int:
     from rich.console import Console
 
     from nelbo.cli.progress import evaluations_bar
+    from nelbo.cli.subject import OWN, chosen_path, chosen_variance, open_subject
     from nelbo.report.pictures import grid, save_animation, save_picture, scale_for, to_pictures
-    from nelbo.run import check_writable, load, run_of
+    from nelbo.run import check_writable
     from nelbo.samplers import sample as draw
     from nelbo.terminal import say
     from nelbo.training.allocator import keep_freed_memory
@@ -66,21 +70,23 @@ def sample(args: Sample) -> int:
     if args.first < 0:
         raise ValueError(f"--first is {args.first}; indices start at 0")
     keep_freed_memory()
-    console, device, run = Console(), chosen_device(args.device), run_of(args.run)
-    out, shape = args.out or run.path / "samples" / f"seed-{args.seed}", run.image_shape
+    console, device = Console(), chosen_device(args.device)
+    subject = open_subject(args.run, device)
+    place, shape = subject.path if subject.run is None else subject.run.path, subject.image_shape
+    out = args.out or place / "samples" / f"seed-{args.seed}"
     check_writable(out, "--out")
-    reverse = load(args.run).to(device)
-    num_timesteps = reverse.schedule.num_timesteps
-    steps = min(_STEPS, num_timesteps) if args.steps is None else args.steps
-    if not 1 <= steps <= num_timesteps:
-        raise ValueError(f"--steps is {steps}; choose 1 to {num_timesteps}, the T of {run.path}")
+    profile, reverse = subject.profile, subject.reverse
+    if args.variance != OWN:
+        reverse = reverse.with_variance(chosen_variance(args.variance, subject, profile))
+    steps = min(_STEPS, reverse.schedule.num_timesteps) if args.steps is None else args.steps
+    path = chosen_path(args.path, steps, reverse, subject, profile)
     pictures: list[Any] = []
     frames: list[Any] = []
     with evaluations_bar(console, "sampling", args.num * steps) as advance:
         for start in range(0, args.num, args.batch_size):
             size = min(args.batch_size, args.num - start)
             states = draw(
-                reverse, (size, *shape), steps=steps, path=args.path, sampler=args.sampler, seed=args.seed,
+                reverse, (size, *shape), path=path, sampler=args.sampler, seed=args.seed,
                 first=args.first + start,
             )  # fmt: skip
             for number, state in enumerate(states):

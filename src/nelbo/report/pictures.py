@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from nelbo.data import unit_to_levels
+from nelbo.data import levels_to_unit, unit_to_levels
+from nelbo.evaluation.neighbours import Memorisation
 from nelbo.files import written_whole
 
 _GAP = 2
@@ -58,3 +60,27 @@ def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
     """Two pictures of one size beside each other."""
     both = np.concatenate([np.asarray(left), np.asarray(right)], axis=1)
     return Image.fromarray(both)
+
+
+def nearest_pairs(
+    samples: np.ndarray, train: np.ndarray, found: Memorisation, *, at_most: int = 36, scale: int = 1
+) -> Image.Image:
+    """Samples, each with its nearest training image on its right, the most suspicious first and framed in red.
+
+    Args:
+        samples: uint8 (N, C, H, W), C = 1 or 3, N ≥ 1.
+        train: uint8 (M, C, H, W), the training images that ``found`` was found with.
+        found: what ``memorisation`` returned; a training image that is near when mirrored is shown mirrored.
+        at_most: how many pairs, at least 1.
+        scale: how many times to enlarge them.
+    """
+    order = np.argsort(found.ratios, kind="stable")[:at_most]
+    neighbours = train[found.nearest.indices[order]]
+    mirrored = found.nearest.mirrored[order, None, None, None]
+    neighbours = np.where(mirrored, neighbours[..., ::-1], neighbours)
+    lefts, rights = (to_pictures(levels_to_unit(torch.from_numpy(u))) for u in (samples[order], neighbours))
+    pairs = [
+        ImageOps.expand(side_by_side(left, right).convert("RGB"), border=2, fill="red" if marked else "white")
+        for left, right, marked in zip(lefts, rights, found.suspicious[order])
+    ]
+    return grid(pairs, columns=math.ceil(math.sqrt(len(pairs) / 2)), scale=scale)
