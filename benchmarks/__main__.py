@@ -6,6 +6,7 @@ from importlib import import_module
 ALL = {
     "steps": "images/s of a training step and of a network evaluation, and the fraction of the convolution ceiling",
     "recipe": "held-out bits/dim of variants of the quick preset after the same training time (hours)",
+    "training": "images/s of a full training step, beside peers of the same size as they ship (minutes)",
     "short_paths": "bits/dim of a run with K steps, by variance and path (minutes)",
     "estimators": "variance of the bound's estimators for the same network evaluations (seconds to half an hour)",
 }

@@ -32,6 +32,7 @@ from nelbo.training.settings import Limits
 PATCH_4 = {"patch": 4, "base_width": 64, "multipliers": (1, 1), "attention_levels": (1,)}
 VARIANTS: dict[str, dict[str, Any]] = {
     "quick": {},
+    "simple": {"variance": "fixed-large", "objective": "simple"},
     "adamw": {"optimizer": "adamw", "learning_rate": 2e-3},
     "eps": {"parameterization": "eps"},
     "x0": {"parameterization": "x0"},

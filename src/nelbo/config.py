@@ -28,6 +28,8 @@ class DataConfig:
     """Mirror half of the training images; leave it off where left and right differ, as in text."""
     held_out: float = 0.1
     """Share of the images kept for evaluation (at most 1,000)."""
+    classes: bool = False
+    """Learn the data's classes (its sub-folders, or the labels of an .npz), so that samples can be had by class."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def check(config: Config) -> None:
         (training, "warmup_images", "at least 0", training.warmup_images >= 0),
         (training, "weight_decay", "at least 0", 0 <= training.weight_decay < math.inf),
         (training, "beta2", "at least 0 and below 1", 0 <= training.beta2 < 1),
+        (training, "label_dropout", "a share, at least 0 and below 1", 0 <= training.label_dropout < 1),
         (training, "clip_norm", "a positive number", training.clip_norm > 0),
         (training, "ema_half_life", "a positive number of images", training.ema_half_life > 0),
         (training, "ema_warmup", "a positive share, such as 0.05", training.ema_warmup > 0),

@@ -19,7 +19,7 @@ PRESETS: dict[str, Preset] = {
     "quick": Preset(
         summary="ten minutes on two CPU cores",
         config=Config(
-            process=ProcessConfig(schedule="cosine", parameterization="v"),
+            process=ProcessConfig(schedule="cosine", parameterization="v", variance="learned-range"),
             network=NetworkConfig(
                 base_width=24,
                 multipliers=(1, 2, 4, 4),
@@ -29,6 +29,7 @@ PRESETS: dict[str, Preset] = {
                 patch=2,
             ),
             training=TrainingConfig(
+                objective="hybrid",
                 optimizer="muon",
                 batch_size=16,
                 learning_rate=3e-3,
@@ -45,7 +46,7 @@ PRESETS: dict[str, Preset] = {
     "overnight": Preset(
         summary="a night on a CPU, an hour on a small GPU",
         config=Config(
-            process=ProcessConfig(schedule="cosine", parameterization="v"),
+            process=ProcessConfig(schedule="cosine", parameterization="v", variance="learned-range"),
             network=NetworkConfig(
                 base_width=64,
                 multipliers=(1, 2, 3, 4),
@@ -55,6 +56,7 @@ PRESETS: dict[str, Preset] = {
                 patch=2,
             ),
             training=TrainingConfig(
+                objective="hybrid",
                 optimizer="muon",
                 batch_size=32,
                 learning_rate=2e-3,

@@ -32,6 +32,7 @@ class Purpose(enum.IntEnum):
     REVERSE_NOISE = 6
     EVALUATION_TIMESTEP = 7
     EVALUATION_NOISE = 8
+    LABEL_DROPOUT = 9
 
 
 def philox(counter: Sequence[Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -53,12 +53,14 @@ class RunConfig:
         source: where the images came from, as it was given.
         held_out_threshold: images whose content hash is below it are never trained on.
         config: the rest.
+        class_names: of the classes that the network learns, in the order of their labels; empty for none.
         format: the version of this file.
     """
 
     source: str
     held_out_threshold: float
     config: Config
+    class_names: tuple[str, ...] = ()
     format: int = FORMAT
 
 
@@ -150,11 +152,12 @@ def intake_options(data: DataConfig) -> IntakeOptions:
     return IntakeOptions(data.image_size, data.channels, data.fit, data.background)
 
 
-def build(config: Config, *, seed: int | None = None) -> ReverseProcess:
+def build(config: Config, *, num_classes: int | None = None, seed: int | None = None) -> ReverseProcess:
     """The untrained model of a configuration, on the CPU.
 
     Args:
         config: what to build.
+        num_classes: of a network with classes; None for one without.
         seed: of the initial weights; the configuration's own if None.
 
     Raises:
@@ -164,7 +167,12 @@ def build(config: Config, *, seed: int | None = None) -> ReverseProcess:
     learned = process.variance == "learned-range"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed if seed is None else seed)
-        network = UNet(config.data.channels, learned_variance=learned, **to_json(config.network))
+        network = UNet(
+            config.data.channels,
+            learned_variance=learned,
+            num_classes=num_classes,
+            **to_json(config.network),
+        )
     network.check_size(*config.data.image_size)
     return ReverseProcess(
         network,
@@ -249,7 +257,10 @@ def load(run_or_checkpoint: str | os.PathLike[str]) -> ReverseProcess:
     config = run.config.config
     found = checkpoint.read(path) if _is_checkpoint(path) else newest_checkpoint(run.path)
     # Dropout makes no difference to a loaded network.
-    reverse = build(replace(config, network=replace(config.network, dropout=0.0)))
+    reverse = build(
+        replace(config, network=replace(config.network, dropout=0.0)),
+        num_classes=len(run.config.class_names) or None,
+    )
     try:
         reverse.load_state_dict({f"network.{name}": value for name, value in found.tensors("ema").items()})
     except RuntimeError as error:

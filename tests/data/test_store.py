@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import nelbo.data.build
-from nelbo.data import DataError, IntakeOptions, open_store, threshold_for
+from nelbo.data import DataError, IntakeOptions, Store, open_store, threshold_for
 from nelbo.data.manifest import content_hash
 
 SMALL = IntakeOptions(image_size=(8, 8))
@@ -286,3 +286,13 @@ def test_the_split_of_a_store(folder, cache):
 def test_progress_goes_to_standard_error(folder, cache, capsys):
     open_store(str(folder), SMALL)
     assert capsys.readouterr().out == ""
+
+
+def test_labels_among_other_classes(tmp_path):
+    """As for a run that knows some of the classes, in another order."""
+    store = Store(
+        images=np.zeros((5, 3, 2, 2), np.uint8), labels=np.array([0, 2, -1, 1, 0]), class_names=["a", "b", "c"],
+        names=[], hashes=[], skipped=[], path=tmp_path,
+    )  # fmt: skip
+    assert store.labels_among(["c", "x", "a"]).tolist() == [2, 0, -1, -1, 2]
+    assert store.labels_among(store.class_names).tolist() == store.labels.tolist()

@@ -7,9 +7,9 @@ from nelbo.training.batches import Batches
 CPU = torch.device("cpu")
 
 
-def batches(pictures, indices=None, flip=False, seed=3):
+def batches(pictures, indices=None, flip=False, seed=3, **classes):
     indices = np.arange(1, 14) if indices is None else indices
-    return Batches(pictures, indices, seed=seed, flip=flip, device=CPU)
+    return Batches(pictures, indices, seed=seed, flip=flip, device=CPU, **classes)
 
 
 def test_an_epoch_visits_every_training_image_once_and_no_other(pictures):
@@ -51,3 +51,15 @@ def test_half_of_the_examples_are_mirrored_if_wanted(pictures):
 def test_no_image_is_an_error(pictures):
     with pytest.raises(ValueError, match="no image to train on"):
         batches(pictures, indices=np.arange(0))
+
+
+def test_a_tenth_of_the_classes_is_hidden_and_always_the_same_tenth(pictures):
+    labels = np.arange(16) % 3
+    data = batches(pictures, labels=labels, label_dropout=0.1)
+    shown, true = data.label(0, 3000), labels[data.indices[data.places(0, 3000)]]
+    hidden = shown == -1
+    assert (shown == torch.from_numpy(true))[~hidden].all()
+    assert 0.08 < hidden.float().mean() < 0.12
+    parts = [data.label(first, size) for first, size in ((2000, 1000), (0, 7), (7, 1993))]
+    assert torch.equal(torch.cat([*parts[1:], parts[0]]), shown)
+    assert batches(pictures).label(0, 4) is None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nelbo.cli.classes import labels_for
 from nelbo.cli.subject import ANALYTIC, HELD_OUT, OWN, Images, Subject, chosen_path, chosen_variance
 from nelbo.data import unit_to_levels
 from nelbo.evaluation.codecs import codec_bits_per_dim
@@ -207,7 +208,8 @@ def _memorisation(
     for first in range(0, args.samples, _SAMPLES_AT_A_TIME):
         size = min(_SAMPLES_AT_A_TIME, args.samples - first)
         shape = (size, *subject.image_shape)
-        states = sample(reverse, shape, steps=steps, sampler="ddim", seed=args.seed, first=first)
+        label = labels_for(subject.class_names, first, size, reverse.schedule.betas.device)
+        states = sample(reverse, shape, steps=steps, sampler="ddim", seed=args.seed, first=first, label=label)
         for state in states:
             if state.t:
                 advance(size)

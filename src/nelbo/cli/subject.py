@@ -40,6 +40,11 @@ class Subject:
     summary: str = ""
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that it was trained on; none for one without, or for a foreign model."""
+        return () if self.run is None else self.run.config.class_names
+
+    @property
     def profile(self) -> ErrorProfile | None:
         """What an earlier evaluation of this very checkpoint measured."""
         if self.run is None or self.checkpoint is None:

@@ -69,6 +69,7 @@ def train(args: Train) -> int:
     """Train, or go on training."""
     from rich.console import Console
 
+    from nelbo.cli.classes import labels_for
     from nelbo.data import open_store
     from nelbo.run import build, check_writable, checkpoints_path, intake_options
     from nelbo.terminal import say
@@ -82,12 +83,14 @@ def train(args: Train) -> int:
     _check_limits(args.limits)
     check(config)
     device = chosen_device(args.device)
-    reverse = build(config)
+    build(config)  # refuses a network that does not fit, before images are read
     run_config = _existing_run(args)
     check_writable(args.out, "--out")
     data = config.data
     store = open_store(args.data, intake_options(data), progress=sys.stderr.isatty())
-    run_config = run_config or _new_run(args, store.hashes)
+    run_config = run_config or _new_run(args, store)
+    classes = run_config.class_names
+    reverse = build(config, num_classes=len(classes) or None)
     split = store.split(run_config.held_out_threshold)
     say(console, f"{args.data}: {store.describe()}")
     num_weights = sum(p.numel() for p in reverse.parameters())
@@ -96,11 +99,15 @@ def train(args: Train) -> int:
         f"{len(split.train):,} images to train on, {len(split.held_out):,} held out; network of"
         f" {num_weights:,} weights on {device}",
     )
-    batches = Batches(store.images, split.train, seed=config.training.seed, flip=data.flip, device=device)
+    batches = Batches(
+        store.images, split.train, seed=config.training.seed, flip=data.flip, device=device,
+        labels=store.labels_among(classes) if classes else None, label_dropout=config.training.label_dropout,
+    )  # fmt: skip
     reverse.to(device)
 
     def draw_samples(step: int) -> None:
-        _draw_samples(reverse, store.images.shape[1:], args.out / "samples" / f"step-{step:08d}.png")
+        label = labels_for(classes, 0, _SAMPLES, device)
+        _draw_samples(reverse, store.images.shape[1:], label, args.out / "samples" / f"step-{step:08d}.png")
 
     outcome = train_loop(
         reverse,
@@ -169,20 +176,27 @@ def _existing_run(args: Train) -> Any:
     return found
 
 
-def _new_run(args: Train, hashes: list[str]) -> Any:
+def _new_run(args: Train, store: Any) -> Any:
     from nelbo.data import threshold_for
     from nelbo.run import RunConfig, write_config
 
-    made = RunConfig(_source(args.data), threshold_for(hashes, args.config.data.held_out), args.config)
+    data = args.config.data
+    if data.classes and not store.class_names:
+        raise ConfigError(
+            f"--classes needs classes, and {args.data} has none: put its images into two sub-folders or more,"
+            " or leave --classes out"
+        )
+    threshold = threshold_for(store.hashes, data.held_out)
+    class_names = tuple(store.class_names) if data.classes else ()
+    made = RunConfig(_source(args.data), threshold, args.config, class_names)
     write_config(args.out, made)
     return made
 
 
-def _draw_samples(reverse: Any, shape: Sequence[int], path: Path) -> None:
+def _draw_samples(reverse: Any, shape: Sequence[int], label: Any, path: Path) -> None:
     from nelbo.report.pictures import grid, save_picture, scale_for, to_pictures
     from nelbo.samplers import sample
 
-    *_, last = sample(
-        reverse, (_SAMPLES, *shape), steps=min(_SAMPLE_STEPS, reverse.schedule.num_timesteps), sampler="ddim"
-    )
+    steps = min(_SAMPLE_STEPS, reverse.schedule.num_timesteps)
+    *_, last = sample(reverse, (_SAMPLES, *shape), steps=steps, sampler="ddim", label=label)
     save_picture(grid(to_pictures(last.x_t), scale=scale_for(shape[1:])), path)

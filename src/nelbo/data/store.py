@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,11 @@ class Store:
     def num_duplicates(self) -> int:
         """Images whose pixels another image before them has already."""
         return len(self.hashes) - len(set(self.hashes))
+
+    def labels_among(self, class_names: Sequence[str]) -> np.ndarray:
+        """The labels as indices into other class names, int64 (N,): −1 for none, or for a class not among them."""
+        index = {name: i for i, name in enumerate(class_names)}
+        return np.asarray(np.array([*(index.get(name, -1) for name in self.class_names), -1])[self.labels])
 
     def split(self, threshold: float) -> Split:
         """The images whose hash number is below the threshold are held out; see ``threshold_for``.

@@ -21,10 +21,20 @@ class Batches:
         seed: the run's seed.
         flip: whether to mirror half of the examples.
         device: where the examples are wanted. On a GPU the training images live there too, if they fit.
+        labels: int64 (N,) class of every image of the store, −1 for none; None where no classes are learned.
+        label_dropout: the share of the examples that are shown without their class.
     """
 
     def __init__(
-        self, images: np.ndarray, indices: np.ndarray, *, seed: int, flip: bool, device: torch.device
+        self,
+        images: np.ndarray,
+        indices: np.ndarray,
+        *,
+        seed: int,
+        flip: bool,
+        device: torch.device,
+        labels: np.ndarray | None = None,
+        label_dropout: float = 0.0,
     ) -> None:
         if len(indices) == 0:
             raise ValueError("there is no image to train on; give more images, or hold fewer out")
@@ -32,6 +42,8 @@ class Batches:
         self.indices = indices
         self.seed = seed
         self._flip = flip
+        self._labels = labels
+        self._label_dropout = label_dropout
         self.device = device
         self.shape: tuple[int, int, int] = images.shape[1:]
         self._on_gpu = _on_gpu(images, indices, device)
@@ -60,6 +72,15 @@ class Batches:
             mirrored = randomness.uniform(self.seed, Purpose.FLIP, numbers) < 0.5
             x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(-1), x_0)
         return x_0, numbers
+
+    def label(self, first: int, size: int) -> Int[Tensor, "B"] | None:
+        """The classes of the same examples, −1 for none or where it is dropped; None where none are learned."""
+        if self._labels is None:
+            return None
+        labels = torch.from_numpy(self._labels[self.indices[self.places(first, size)]]).to(self.device)
+        numbers = torch.arange(first, first + size, device=self.device)
+        dropped = randomness.uniform(self.seed, Purpose.LABEL_DROPOUT, numbers) < self._label_dropout
+        return torch.where(dropped, -1, labels)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:

@@ -105,6 +105,7 @@ def train(
                 group["lr"] = group["peak_lr"] * rate_factor
 
             x_0, numbers = batches.examples(first, size)
+            label = batches.label(first, size)
             offset = randomness.uniform(settings.seed, Purpose.TIMESTEP, numbers[:1])[0]
             u = stratified_uniforms(offset, torch.arange(size, device=device), size)
             t, weights = draw_timesteps(u, num_timesteps, history)
@@ -112,7 +113,7 @@ def train(
             # Dropout is the one draw that torch makes itself.
             torch.manual_seed(_dropout_seed(settings.seed, state.step))
             with autocast(device, settings.precision):
-                losses = objective(reverse, x_0, eps, t)
+                losses = objective(reverse, x_0, eps, t, label=label)
             loss = (weights.to(losses) * losses).mean()
             network.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

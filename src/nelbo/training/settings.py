@@ -29,6 +29,8 @@ class TrainingConfig:
     """AdamW's weight decay."""
     beta2: float = 0.999
     """AdamW's second-moment decay."""
+    label_dropout: float = 0.1
+    """Share of the images shown without their class, where classes are learned: guidance needs to know both."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
     ema_half_life: int = 500_000
