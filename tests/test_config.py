@@ -104,6 +104,8 @@ def test_presets_pass_the_check(name):
         ("weight_decay", -0.1),
         ("beta2", 1.0),
         ("beta2", -0.1),
+        ("timestep_shift", 0.0),
+        ("label_dropout", 1.0),
         ("clip_norm", 0.0),
         ("ema_half_life", 0),
         ("ema_warmup", 0.0),

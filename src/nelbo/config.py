@@ -170,6 +170,7 @@ def check(config: Config) -> None:
         (training, "weight_decay", "at least 0", 0 <= training.weight_decay < math.inf),
         (training, "beta2", "at least 0 and below 1", 0 <= training.beta2 < 1),
         (training, "label_dropout", "a share, at least 0 and below 1", 0 <= training.label_dropout < 1),
+        (training, "timestep_shift", "a positive number, such as 2", 0 < training.timestep_shift < math.inf),
         (training, "clip_norm", "a positive number", training.clip_norm > 0),
         (training, "ema_half_life", "a positive number of images", training.ema_half_life > 0),
         (training, "ema_warmup", "a positive share, such as 0.05", training.ema_warmup > 0),
@@ -180,6 +181,13 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"--variance learned-range cannot be learned from --objective {training.objective};"
             " choose --objective hybrid or variational"
+        )
+    if training.timestep_shift != 1 and (
+        training.timesteps != "uniform" or training.objective not in ("simple", "hybrid")
+    ):
+        raise ConfigError(
+            f"--timestep-shift {training.timestep_shift:g} weights the simple part of a loss; choose --objective"
+            " simple or hybrid and --timesteps uniform, or leave the shift at 1"
         )
     if training.timesteps == "loss-second-moment" and training.objective not in ("variational", "weighted"):
         raise ConfigError(

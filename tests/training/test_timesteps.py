@@ -143,3 +143,34 @@ def test_only_the_bound_and_its_weighted_form_are_drawn_by_the_loss(objective, f
         with pytest.raises(ConfigError, match=message):
             check(config)
     check(Config(training=TrainingConfig(objective=objective)))
+
+
+@pytest.mark.parametrize("shift", [0.5, 2.0, 3.0])
+def test_a_shift_draws_noisier_steps_by_the_density_that_it_says(shift):
+    """P(t/T ≤ x) is the inverse of the shift, x/(s + (1 − s) x): density 1/s at 0 and s at 1."""
+    uniforms = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    t, weights = draw_timesteps(uniforms, 1000, None, shift)
+    assert (weights == 1).all()
+    x = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    below = torch.bincount(t, minlength=1001)[1:].cumsum(0).double() / 100_000
+    assert_close(below, x / (shift + (1 - shift) * x), rtol=0, atol=2e-5)
+    assert int(t.min()) == 1
+    assert int(t.max()) == 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "fits"),
+    [
+        ({"objective": "simple"}, True),
+        ({"objective": "weighted"}, False),
+        ({"objective": "variational"}, False),
+        ({"objective": "variational", "timesteps": "loss-second-moment"}, False),
+    ],
+)
+def test_a_shift_weights_the_simple_loss_and_never_the_bound(settings, fits):
+    config = Config(training=TrainingConfig(timestep_shift=2.0, **settings))
+    if fits:
+        check(config)
+    else:
+        with pytest.raises(ConfigError, match="--timestep-shift 2 weights the simple part of a loss"):
+            check(config)

@@ -108,7 +108,7 @@ def train(
             label = batches.label(first, size)
             offset = randomness.uniform(settings.seed, Purpose.TIMESTEP, numbers[:1])[0]
             u = stratified_uniforms(offset, torch.arange(size, device=device), size)
-            t, weights = draw_timesteps(u, num_timesteps, history)
+            t, weights = draw_timesteps(u, num_timesteps, history, settings.timestep_shift)
             eps = randomness.normal(settings.seed, Purpose.FORWARD_NOISE, numbers, batches.shape)
             # Dropout is the one draw that torch makes itself.
             torch.manual_seed(_dropout_seed(settings.seed, state.step))

@@ -13,6 +13,9 @@ class TrainingConfig:
     timesteps: Literal["uniform", "loss-second-moment"] = "uniform"
     """How t is drawn: uniformly, or p_t ∝ √E[L_t²] over the last 10 losses at t (with the variational or weighted
     objective), which begins when every t has had 10: after about 20 T images; until then it is uniform."""
+    timestep_shift: float = 1.0
+    """Above 1, uniform t are moved to higher noise, where a picture's shape is decided: better pictures from a
+    short training, for more bits/dim. Below 1, the other way."""
     batch_size: int = 128
     """Images per step."""
     optimizer: Literal["adamw", "muon"] = "adamw"

@@ -1,5 +1,7 @@
 """At which t a training step looks, and what each loss then counts: uniform, or by the size of the losses so far.
 
+A picture's shape is decided at high noise, its bits are spent at low noise: a shift says which to learn first.
+
 The bound's terms differ by orders of magnitude from t to t, and so do their gradients. Drawing the large ones more
 often, and counting each by 1/(T p_t), has the same expectation and less noise.
 """
@@ -67,24 +69,34 @@ class LossHistory:
             own.copy_(tensors[name])
 
 
+def shifted(uniforms: Float[Tensor, "B"], shift: float) -> Float[Tensor, "B"]:
+    """Move numbers in [0, 1) towards 1: s u/(1 + (s − 1) u), whose density is 1/s near 0 and s near 1.
+
+    Equation: Esser2024 (23)
+    """
+    return shift * uniforms / (1 + (shift - 1) * uniforms)
+
+
 def draw_timesteps(
-    uniforms: Float[Tensor, "B"], num_timesteps: int, history: LossHistory | None
+    uniforms: Float[Tensor, "B"], num_timesteps: int, history: LossHistory | None, shift: float = 1.0
 ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
     """The t at which p's cumulative distribution passes each uniform number, and its weight 1/(T p_t).
 
-    Without a history, or while it is not full, p is uniform and the weights are 1.
+    Without a history, or while it is not full, p is uniform, but for the shift, and the weights are 1: a shift is a
+    weighting ω_t of the loss, not an importance sampling of it.
 
     Args:
         uniforms: float64 (B,) in [0, 1), each uniform on its own.
         num_timesteps: T.
         history: the losses that p is made of.
+        shift: s of ``shifted``; 1 for none.
 
     Returns:
-        t in 1..T and float64 weights, both (B,) on the device of ``uniforms``. The mean of weight · L_t has the
-        expectation of the mean of L_t over uniform t.
+        t in 1..T and float64 weights, both (B,) on the device of ``uniforms``. Unshifted, the mean of weight · L_t
+        has the expectation of the mean of L_t over uniform t.
     """
     if history is None or not history.is_full:
-        return uniform_timesteps(uniforms, num_timesteps), torch.ones_like(uniforms)
+        return uniform_timesteps(shifted(uniforms, shift), num_timesteps), torch.ones_like(uniforms)
     probabilities = history.probabilities()
     cumulative = probabilities.cumsum(0)
     index = torch.searchsorted(cumulative / cumulative[-1], uniforms.cpu(), right=True)
