@@ -58,7 +58,7 @@ def bound_term_of(
 ) -> Float[Tensor, "B"]:
     """The term of the bound that a prediction, already at hand, makes."""
     p = reverse.transition_of(prediction, x_t, t)
-    if isinstance(t, int):
+    if not isinstance(t, Tensor):
         return _l_0(reverse, p, x_0) if t == 1 else _l_before(reverse, p, x_0, x_t, t)
     if reverse.schedule.num_timesteps == 1:
         return _l_0(reverse, p, x_0)

@@ -194,7 +194,7 @@ class ReverseProcess(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         if label is None:
             raise ValueError(f"guidance {guidance:g} steers towards a class: give label=, or guidance=1")
-        doubled_t = t if isinstance(t, int) else torch.cat([t, t])
+        doubled_t = torch.cat([t, t]) if isinstance(t, Tensor) and t.numel() > 1 else t
         output, variance_output = self._call(
             torch.cat([x_t, x_t]), doubled_t, torch.cat([label, torch.full_like(label, -1)])
         )

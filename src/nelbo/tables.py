@@ -1,26 +1,53 @@
 """Looking a time step up in a table: the only indexing by t, and the only broadcasting over images."""
 
+import operator
+from typing import Any
+
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-Timestep = int | Int[Tensor, "B"]
+Timestep = int | np.integer[Any] | Integer[Tensor, "..."]
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def check_timestep(t: Timestep, num_timesteps: int) -> None:
-    """Refuse a time step outside 1..T.
-
-    Only what is already on the host is looked at: an accelerator's ``t`` would force a synchronisation.
+def whole(value: Any, name: str) -> int:
+    """The Python int that ``value`` is: an int, one of numpy's, or a tensor that holds one.
 
     Raises:
-        ValueError: naming the step that is out of range.
+        ValueError: for anything else; a float is not cut down to an int, and a bool is not a number here.
     """
-    if isinstance(t, Tensor):
-        if t.device.type != "cpu" or t.numel() == 0 or torch.compiler.is_compiling():
-            return
-        low, high = int(t.min()), int(t.max())
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; give a whole number")
+
+
+def check_timestep(t: Any, num_timesteps: int) -> None:
+    """Refuse what is no time step, or one outside 1..T.
+
+    Only a tensor on the host is looked into: reading an accelerator's would force a synchronisation.
+
+    Args:
+        t: an int, or an integer tensor of shape (B,); of shape (1,) or () it holds for every image.
+        num_timesteps: T.
+
+    Raises:
+        ValueError: naming the step that is out of range, or the dtype and shape that will not do.
+    """
+    if not isinstance(t, Tensor):
+        low = high = whole(t, "t")
+    elif t.dtype not in _INTEGERS or t.ndim > 1:
+        raise ValueError(
+            f"t is a {t.dtype} tensor of shape {tuple(t.shape)}; give an int, or an integer tensor of shape (B,)"
+        )
+    elif t.device.type != "cpu" or t.numel() == 0 or torch.compiler.is_compiling():
+        return
     else:
-        low = high = t
+        low, high = int(t.min()), int(t.max())
     if low < 1 or high > num_timesteps:
         bad = low if low < 1 else high
         raise ValueError(f"t = {bad} is outside 1..{num_timesteps}; paper time starts at 1 and ends at T")
@@ -34,16 +61,18 @@ def gather(table: Float[Tensor, "T_plus_1"] | Int[Tensor, "T_plus_1"], t: Timest
 
     Args:
         table: T+1 values; index 0 is the sentinel, index 1 is t = 1.
-        t: an int, or an int tensor of shape (B,), in 0..T.
+        t: an int, or an integer tensor of shape (B,), (1,) or (), in 0..T.
         like: a tensor (B, ...) that the coefficient will multiply.
 
     Returns:
-        A tensor of shape (B, 1, ..., 1) with the rank of ``like``, or a scalar tensor for an int ``t``.
+        A tensor of shape (B, 1, ..., 1) with the rank of ``like``, or (1, 1, ..., 1) for a single ``t``: one of
+        rank 0 would leave the product in the dtype of ``like``.
     """
     dtype = torch.promote_types(like.dtype, torch.float32) if table.is_floating_point() else table.dtype
-    if isinstance(t, int):
-        return table[t].to(device=like.device, dtype=dtype)
-    # Apple's GPUs have no float64: there the lookup happens on the host.
-    home = torch.device("cpu") if like.device.type == "mps" else like.device
-    picked = table.to(home)[t.to(home)].to(device=like.device, dtype=dtype)
-    return picked.reshape(-1, *(1,) * (like.ndim - 1))
+    if isinstance(t, Tensor):
+        # Apple's GPUs have no float64: there the lookup happens on the host.
+        home = torch.device("cpu") if like.device.type == "mps" else like.device
+        picked = table.to(home)[t.to(home).long()]  # (a uint8 index would be taken for a mask)
+    else:
+        picked = table[operator.index(t)]
+    return picked.to(device=like.device, dtype=dtype).reshape(-1, *(1,) * (like.ndim - 1))
