@@ -40,6 +40,8 @@ ROWS = (
         "x_0 ∈ {−1, …, 1} on a 256-level grid, x = u/127.5 − 1",
     ),
     Row("noise schedule", "1e-4 … linear … .02", "β_1, β_2, …, β_T; T = 1000"),
+    Row("α_t", "α_t = 1 − θ_t", "α_t = 1 − β_t", "The slide writes θ_t for β_t."),
+    Row("ᾱ_t", "ᾱ_t = Σ_{i≤t} α_i", "ᾱ_t = Π_{i≤t} α_i", "The slide writes Σ; it is the product."),
     Row(
         "forward step",
         "add noise per noise schedule",
@@ -50,7 +52,7 @@ ROWS = (
         "closed form",
         "q(x_t∣x_0) normal, only depends on x_0",
         "q(x_t∣x_0) = N(√ᾱ_t x_0, (1−ᾱ_t) I), ᾱ_t = Π_{i≤t} α_i",
-        "The slide writes ᾱ_t = Σ α_i; it is the product. It also writes θ_t for β_t.",
+        "The slide's first line writes θ_t for β_t.",
     ),
     Row(
         "Bayes",
@@ -59,6 +61,7 @@ ROWS = (
         "γ_t = √α_t (1−ᾱ_{t−1})/(1−ᾱ_t), β̃_t = β_t (1−ᾱ_{t−1})/(1−ᾱ_t)",
         "The slide runs c_t, γ_t and β̃_t together.",
     ),
+    Row("β̃_t", "β̃_t", "β̃_t = β_t (1−ᾱ_{t−1})/(1−ᾱ_t)", "The slide writes it without its name, after γ_t."),
     Row("x_T ~ N(0, I)", "x_T ∼ N(0, I^d)", "p(x_T) = N(0, I)"),
     Row(
         "reverse process",

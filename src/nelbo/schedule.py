@@ -9,10 +9,13 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from nelbo.tables import whole
 
 Table = Float[Tensor, "T_plus_1"]
 
@@ -24,15 +27,26 @@ class NoiseSchedule:
         num_timesteps: T.
         betas: β_t, float64 (T+1,), each in (0, 1) but for the sentinel.
         alphas: α_t = 1 − β_t.
-        alphas_bar: ᾱ_t, the product of α_1 … α_t (the lecture's slide writes a sum).
+        alphas_bar: ᾱ_t, the product of α_1 … α_t.
         one_minus_alphas_bar: 1 − ᾱ_t, the marginal variance, computed without cancellation.
         posterior_variances: β̃_t; β̃_1 = 0.
         snr: ᾱ_t/(1 − ᾱ_t); +inf at index 0.
         clock: int64 (T+1,), what the network is told at t: t − 1 unless respaced.
     """
 
-    def __init__(self, betas: Float[Tensor, "T"], clock: Int[Tensor, "T_plus_1"] | None = None) -> None:
-        """Use a named constructor instead; ``betas`` holds the T values, without the sentinel."""
+    def __init__(
+        self,
+        betas: Float[Tensor, "T"],
+        clock: Int[Tensor, "T_plus_1"] | None = None,
+        log_alphas_bar: Table | None = None,
+    ) -> None:
+        """Use a named constructor instead.
+
+        Args:
+            betas: the T values, without the sentinel.
+            clock: see above.
+            log_alphas_bar: ln ᾱ_t, if it is known better than from ``betas``: a β next to 1 says little of 1 − β.
+        """
         values = betas.detach().to(torch.float64)
         if values.ndim != 1 or len(values) == 0:
             raise ValueError(f"betas has shape {tuple(values.shape)}; give T ≥ 1 values β_1 … β_T")
@@ -47,6 +61,9 @@ class NoiseSchedule:
         self.clock: Int[Tensor, T_plus_1] = (
             torch.arange(-1, self.num_timesteps, device=values.device) if clock is None else clock
         )
+        self._log_alphas_bar: Table = (
+            torch.cumsum(torch.log1p(-self.betas), dim=0) if log_alphas_bar is None else log_alphas_bar
+        )
 
     @classmethod
     def linear(
@@ -58,24 +75,29 @@ class NoiseSchedule:
         Lecture: noise schedule
 
         Args:
-            num_timesteps: T.
+            num_timesteps: T; with T = 1 there is one β, so that both endpoints must be the same.
             beta_start: β_1; left out, 1e-4 · 1000/T, so that ᾱ_T hardly depends on T.
             beta_end: β_T; left out, 0.02 · 1000/T.
 
         Raises:
             ValueError: if T < 1, or a β falls outside (0, 1), as the default endpoints do for T ≤ 20.
         """
-        _check_num_timesteps(num_timesteps)
+        num_timesteps = _checked(num_timesteps)
         scale = 1000 / num_timesteps
         start = 1e-4 * scale if beta_start is None else beta_start
         end = 0.02 * scale if beta_end is None else beta_end
+        if num_timesteps == 1 and start != end:
+            raise ValueError(
+                f"one step has one β, and the endpoints are {start:g} and {end:g}; use from_betas([β_1])"
+            )
         return cls(torch.linspace(start, end, num_timesteps, dtype=torch.float64))
 
     @classmethod
     def cosine(cls, num_timesteps: int = 1000, s: float = 0.008) -> "NoiseSchedule":
         """ᾱ_t follows a squared cosine; β_t is kept at or below 0.999.
 
-        ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2).
+        ᾱ_t = f(t)/f(0), f(t) = cos² a_t, a_t = (t/T + s)/(1 + s) · π/2. Then β_t = 1 − f(t)/f(t−1), which cancels
+        for small t, is sin(a_t − a_{t−1}) sin(a_t + a_{t−1})/f(t−1), which does not.
 
         Equation: Nichol2021 (17)
 
@@ -83,10 +105,12 @@ class NoiseSchedule:
             num_timesteps: T.
             s: the offset that keeps β_1 from vanishing.
         """
-        _check_num_timesteps(num_timesteps)
+        num_timesteps = _checked(num_timesteps)
         fraction = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
-        f = torch.cos((fraction + s) / (1 + s) * (math.pi / 2)) ** 2
-        return cls(torch.clamp(1 - f[1:] / f[:-1], max=0.999))
+        a = (fraction + s) / (1 + s) * (math.pi / 2)
+        difference = math.pi / 2 / ((1 + s) * num_timesteps)
+        betas = math.sin(difference) * torch.sin(a[1:] + a[:-1]) / torch.cos(a[:-1]) ** 2
+        return cls(torch.clamp(betas, max=0.999))
 
     @classmethod
     def from_betas(cls, betas: Sequence[float] | Tensor) -> "NoiseSchedule":
@@ -95,29 +119,47 @@ class NoiseSchedule:
 
     @cached_property
     def alphas(self) -> Table:
-        """α_t = 1 − β_t."""
-        return 1 - self.betas
+        """α_t = 1 − β_t, as ᾱ_t/ᾱ_{t−1}, which has its digits where β_t is next to 1.
 
-    @cached_property
-    def _log_alphas_bar(self) -> Table:
-        return torch.cumsum(torch.log1p(-self.betas), dim=0)
+        Lecture: α_t
+        """
+        return torch.exp(torch.diff(self._log_alphas_bar, prepend=self._log_alphas_bar[:1]))
 
     @cached_property
     def alphas_bar(self) -> Table:
-        """ᾱ_t = Π_{i≤t} α_i; ᾱ_0 = 1."""
+        """ᾱ_t = Π_{i≤t} α_i, the product (the lecture's slide writes a sum); ᾱ_0 = 1.
+
+        Lecture: ᾱ_t
+        """
         return torch.exp(self._log_alphas_bar)
 
     @cached_property
     def one_minus_alphas_bar(self) -> Table:
         """1 − ᾱ_t, the variance of q(x_t|x_0)."""
-        return -torch.expm1(self._log_alphas_bar)
+        return torch.expm1(self._log_alphas_bar).abs()  # (minus would make a −0 of the sentinel)
 
     @cached_property
     def posterior_variances(self) -> Table:
         """β̃_t = β_t (1 − ᾱ_{t−1})/(1 − ᾱ_t); 0 at t = 1."""
-        before = self.one_minus_alphas_bar[:-1]
-        variances = self.betas[1:] * before / self.one_minus_alphas_bar[1:]
+        t = torch.arange(1, self.num_timesteps + 1, device=self.betas.device)
+        variances = self.posterior_variance(t - 1, t)
         return torch.cat([variances.new_zeros(1), variances])
+
+    def posterior_variance(self, s: Int[Tensor, "..."], t: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """β̃ of one step from t to s < t: β (1 − ᾱ_s)/(1 − ᾱ_t), in which β = 1 − ᾱ_t/ᾱ_s.
+
+        Equation: Ho2020 (7)
+        Lecture: β̃_t
+
+        Args:
+            s: 0..T−1, of any shape.
+            t: 1..T, of a shape that broadcasts with that of ``s``.
+        """
+        return self._beta(s, t) * self.one_minus_alphas_bar[s] / self.one_minus_alphas_bar[t]
+
+    def _beta(self, s: Tensor, t: Tensor) -> Tensor:
+        """1 − ᾱ_t/ᾱ_s, the β of one step from s to t."""
+        return -torch.expm1(self._log_alphas_bar[t] - self._log_alphas_bar[s])
 
     @cached_property
     def snr(self) -> Table:
@@ -135,9 +177,9 @@ class NoiseSchedule:
             timesteps: t_1 < … < t_K, each in 1..T.
 
         Raises:
-            ValueError: if the steps are not strictly increasing or leave 1..T.
+            ValueError: if the steps are not whole, not strictly increasing, or leave 1..T.
         """
-        kept = [int(t) for t in timesteps]
+        kept = [whole(t, "a time step") for t in timesteps]
         if not kept:
             raise ValueError("timesteps is empty; keep at least one step")
         if kept[0] < 1 or kept[-1] > self.num_timesteps or any(b <= a for a, b in zip(kept, kept[1:])):
@@ -145,8 +187,8 @@ class NoiseSchedule:
                 f"timesteps {_shortened(kept)} must increase strictly within 1..{self.num_timesteps}"
             )
         index = torch.tensor([0, *kept], device=self.betas.device)
-        betas = -torch.expm1(torch.diff(self._log_alphas_bar[index]))
-        return NoiseSchedule(betas, clock=self.clock[index])
+        betas = self._beta(index[:-1], index[1:])
+        return NoiseSchedule(betas, self.clock[index], self._log_alphas_bar[index])
 
     def to(self, device: torch.device | str) -> "NoiseSchedule":
         """The same schedule with its tables on ``device``, so that a lookup there copies nothing."""
@@ -164,9 +206,11 @@ class NoiseSchedule:
         return f"NoiseSchedule(T={self.num_timesteps}, β {first:.3g} … {end:.3g}, ᾱ_T={last:.3g})"
 
 
-def _check_num_timesteps(num_timesteps: int) -> None:
-    if num_timesteps < 1:
-        raise ValueError(f"num_timesteps is {num_timesteps}; a diffusion has at least one step")
+def _checked(num_timesteps: Any) -> int:
+    number = whole(num_timesteps, "num_timesteps")
+    if number < 1:
+        raise ValueError(f"num_timesteps is {number}; a diffusion has at least one step")
+    return number
 
 
 def _shortened(values: list[int]) -> str:

@@ -92,7 +92,8 @@ class ErrorProfile:
         if kind == "fixed-large":
             variances = noise.expand(-1, self.num_timesteps + 1)
         elif kind == "fixed-small":  # β̃ of the step t_2 → t_1
-            variances = noise * (1 - schedule.snr[None, :] / schedule.snr[:, None])
+            t = torch.arange(self.num_timesteps + 1, device=noise.device)
+            variances = schedule.posterior_variance(t[:, None], t[None, :])
         else:
             variances = self.analytic().decoder_variances[:, None].expand(-1, self.num_timesteps + 1)
         log_sigma = variances.nan_to_num().clamp(min=1e-300).log()
