@@ -1,5 +1,6 @@
 """The bound against what is known: closed forms, its other half, probability theory, and itself."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -76,24 +77,21 @@ def test_the_crown(schedule, s):
 def test_at_the_exact_denoiser_the_path_is_constant(generator):
     """−ln p(x_{0:T})/q(x_{1:T}|x_0) = −ln q(x_0) + ln q(x_T)/p(x_T), whatever the path between.
 
-    Lecture: joint, Markov
+    Lecture: joint, Markov; q(x_{1:T}|x_0)
     """
     data = GaussianData(SHORT)
-    reverse = exact_process(data)
-    q, T = reverse.forward_process, SHORT.num_timesteps
+    reverse = exact_process(data).with_decoder(Gaussian)
     x_0 = data.m + data.s * torch.randn(50, 1, 1, 1, dtype=torch.float64)
-    x_prev, along = x_0, 0
-    for t in range(1, T + 1):
-        step = q.q_transition(x_prev, t)
-        x_t = step.sample(generator=generator)
-        along = along + step.log_prob(x_t) - reverse.p_transition(x_t, t).log_prob(x_prev)
-        x_prev = x_t
-    along = along - reverse.p_prior(x_0.shape).log_prob(x_prev)
+    along = path_bound(reverse, x_0, generator=generator)
+    generator.manual_seed(0)  # (the same path again)
+    x_T = x_0
+    for t in range(1, SHORT.num_timesteps + 1):
+        x_T = reverse.forward_process.q_transition(x_T, t).sample(generator=generator)
+    log_p_T = -0.5 * (x_T**2 + math.log(2 * math.pi)).flatten(1).sum(1)
     marginal_0 = Gaussian(
         torch.full_like(x_0, data.m), torch.tensor(2 * math.log(data.s), dtype=torch.float64)
     )
-    expected = -marginal_0.log_prob(x_0) + data.marginal(x_0, T).log_prob(x_prev)
-    expected = expected - reverse.p_prior(x_0.shape).log_prob(x_prev)
+    expected = -marginal_0.log_prob(x_0) + data.marginal(x_0, SHORT.num_timesteps).log_prob(x_T) - log_p_T
     assert_close(along, expected, rtol=1e-9, atol=1e-8)
 
 
@@ -138,6 +136,31 @@ def test_mixed_steps_in_one_batch(variance, tiny_network, images, schedule):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
+@pytest.mark.parametrize("output", [-5.0, -40.0, 40.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_branch_not_taken_spoils_no_gradient(output, dtype):
+    """A learned variance far beyond its range, on ten steps of the linear schedule: each image as it is alone."""
+    schedule = NoiseSchedule.linear().respaced(range(1, 1001, 111))
+    t = torch.tensor([1, 2, 5, 10, 1])
+    x_0 = torch.linspace(-1, 1, 60, dtype=dtype).mul(127.5).round().div(127.5).reshape(5, 1, 3, 4)
+    learned = torch.full((5, 2, 3, 4), output, dtype=dtype)
+    learned[:, 0] = 0.3
+
+    def gradient(images):
+        said = learned[images].clone().requires_grad_()
+        reverse = ReverseProcess(lambda x, clock: said, schedule, variance=LearnedRange())
+        term = bound_term(reverse, x_0[images], torch.ones_like(x_0[images]), t[images])
+        term.sum().backward()
+        return term.detach(), said.grad
+
+    mixed = gradient(slice(None))
+    for i in range(5):
+        for ours, alone in zip(mixed, gradient(slice(i, i + 1))):
+            assert_close(ours[i : i + 1], alone, equal_nan=True)
+    if output == -5.0:
+        assert torch.isfinite(mixed[1]).all()
+
+
 def test_the_record(schedule, tiny_network, images, generator):
     reverse = ReverseProcess(tiny_network(), schedule)
     bound = variational_bound(reverse, images, generator=generator)
@@ -149,6 +172,9 @@ def test_the_record(schedule, tiny_network, images, generator):
         == (4,)
     )
     assert bound.transitions.shape == (4, schedule.num_timesteps - 1)
+    assert [field.name for field in dataclasses.fields(bound)] == [
+        "prior", "transitions", "reconstruction", "total", "bits_per_dim"
+    ]  # fmt: skip
     assert_close(bound.total, bound.prior + bound.transitions.sum(1) + bound.reconstruction)
     assert_close(bound.bits_per_dim, bound.total / (72 * math.log(2)))
 

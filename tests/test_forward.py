@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -43,6 +45,18 @@ def test_var_of_x_1_given_x_0_is_beta_1(schedule, x):
         assert_close(q.log_variance.exp().squeeze(), schedule.betas[1], rtol=1e-9, atol=0)
 
 
+def test_the_draw_that_noise_stands_for(schedule, x):
+    """Lecture: x_t as a function of x_0 and ε. C_1 = √ᾱ_t and C_2 = √(1−ᾱ_t); for x_1, √(1−β_1) and √β_1."""
+    forward, (x_0, eps, _) = ForwardProcess(schedule), x
+    ab, t = torch.cumprod(1 - schedule.betas, 0), torch.tensor([1, 3, schedule.num_timesteps])
+    signal, noise = ab[t].sqrt().reshape(3, 1, 1, 1), (1 - ab[t]).sqrt().reshape(3, 1, 1, 1)
+    x_t = forward.q_marginal(x_0, t).reparameterize(eps)
+    assert_close(x_t, signal * x_0 + noise * eps, rtol=1e-9, atol=1e-9)
+    x_1 = forward.q_transition(x_0, 1).reparameterize(eps)
+    beta_1 = schedule.betas[1]
+    assert_close(x_1, (1 - beta_1).sqrt() * x_0 + beta_1.sqrt() * eps, rtol=1e-9, atol=1e-9)
+
+
 def test_posterior_coefficients(schedule, x):
     """Lecture: Bayes. c_t, γ_t and β̃_t, which the slide runs together."""
     forward = ForwardProcess(schedule)
@@ -73,6 +87,24 @@ def test_int_and_tensor_steps_agree(schedule, x):
             one = getattr(forward, name)(*(a[i : i + 1] for a in args), int(t[i]))
             assert_close(many.mean[i : i + 1], one.mean)
             assert_close(many.log_variance[i : i + 1], one.log_variance)
+
+
+def test_the_log_of_a_marginal_variance_next_to_1_keeps_its_digits():
+    """ln(1 − ᾱ) = −ᾱ − ᾱ²/2 for the cosine's last ᾱ, 2e-9."""
+    schedule = NoiseSchedule.cosine()
+    ab = float(schedule.alphas_bar[-1])
+    assert ab < 3e-9
+    q = ForwardProcess(schedule).q_marginal(torch.zeros(1, 1).double(), 1000)
+    assert float(q.log_variance) == pytest.approx(-ab - ab**2 / 2, rel=1e-12, abs=0)
+
+
+def test_levels_for_images_are_refused():
+    forward, levels = ForwardProcess(NoiseSchedule.linear()), torch.zeros(1, 1, dtype=torch.uint8)
+    for method in (ForwardProcess.q_transition, ForwardProcess.q_marginal):
+        with pytest.raises(ValueError, match=r"the images are torch\.uint8; give numbers from −1 to 1"):
+            inspect.unwrap(method)(
+                forward, levels, 1
+            )  # (what users have: without the type checks of the tests)
 
 
 def test_a_step_of_zero_is_refused():

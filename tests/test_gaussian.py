@@ -117,3 +117,58 @@ def test_float32_follows_float64():
         wide = DiscretizedGaussian(torch.zeros(1, 256).double(), f64(2 * math.log(std)))
         narrow = DiscretizedGaussian(torch.zeros(1, 256), torch.tensor(2 * math.log(std)))
         assert_close(narrow.log_prob(x.float()).double(), wide.log_prob(x), rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize("std", [3e-4, 5e-4, 7e-4])
+@pytest.mark.parametrize("off", [0.0, 1e-4])
+def test_a_mass_next_to_1_keeps_its_digits(std, off):
+    """What is missing from 1: Φ's two tails, 6e-11 … 2e-38."""
+    log_mass = DiscretizedGaussian(LEVELS[128].reshape(1, 1) + off, f64(2 * math.log(std))).log_prob(
+        LEVELS[128].reshape(1, 1)
+    )
+    missing = stats.norm.sf((1 / 255 - off) / std) + stats.norm.sf((1 / 255 + off) / std)
+    assert missing < 1e-7
+    assert float(log_mass) == pytest.approx(math.log1p(-missing), rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize("distance", [20.0, 300.0, 1e4, 1e7])
+def test_the_gradient_is_right_in_the_far_tail(level, distance, dtype):
+    """d/dμ ln P → (φ(a) − φ(b))/(σ P): the hazard of the edge next to the mean, z + 1/z − 2/z³ to 1e-6."""
+    std, sign = 0.01, -1.0 if level == 255 else 1.0
+    x = LEVELS[level].to(dtype)
+    mean = (x + sign * (1 / 255 + distance * std)).reshape(1, 1).requires_grad_()
+    log_variance = torch.tensor([[2 * math.log(std)]], dtype=dtype, requires_grad=True)
+    DiscretizedGaussian(mean, log_variance).log_prob(x.reshape(1, 1)).sum().backward()
+    z = ((mean.detach() - sign / 255 - x) / std).abs().double()
+    hazard = z + 1 / z - 2 / z**3
+    if level == 128:  # the far edge takes its share while e^{−2z/(255σ)} is anything
+        width = 2 / 255 / std
+        assert math.exp(-width * distance) < 1e-6
+    tolerance = {torch.float32: 2e-4, torch.float64: 1e-5}[dtype]
+    assert_close(mean.grad.double(), -sign * hazard / std, rtol=tolerance, atol=0)
+    assert_close(log_variance.grad.double(), 0.5 * z * hazard, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    """Of what the numbers are in half precision, the float64 answer."""
+    mean, x = torch.full((1, 8), 0.25).to(dtype), LEVELS[None, 150:158].to(dtype)
+    log_variance = torch.full((1, 8), -4.3).to(dtype)
+    for make in (Gaussian, DiscretizedGaussian):
+        ours = make(mean, log_variance).log_prob(x)
+        assert ours.dtype == torch.float32
+        exact = make(mean.double(), log_variance.double()).log_prob(x.double())
+        assert_close(ours.double(), exact, rtol=1e-5, atol=0)
+    half, other = Gaussian(mean, log_variance), Gaussian(x, log_variance + 1)
+    exact = kl_divergence(*(Gaussian(g.mean.double(), g.log_variance.double()) for g in (half, other)))
+    assert_close(kl_divergence(half, other).double(), exact, rtol=1e-5, atol=0)
+    assert half.entropy().dtype == torch.float32
+
+
+def test_noise_of_another_shape_is_refused():
+    g = Gaussian(torch.zeros(4, 3, 2), torch.zeros(4, 1, 1))
+    with pytest.raises(ValueError, match=r"noise has shape \(1, 3, 2\), and the draw \(4, 3, 2\)"):
+        g.reparameterize(torch.zeros(1, 3, 2))
+    assert g.reparameterize(torch.ones(4, 3, 2)).shape == (4, 3, 2)

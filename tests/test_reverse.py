@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -28,9 +30,9 @@ def test_the_mean_is_the_forward_posterior_of_the_estimate(schedule, tiny_networ
 
 
 def test_the_mean_in_terms_of_eps_is_hos(tiny_network, images):
-    """μ_θ = (x_t − β_t/√(1−ᾱ_t) ε_θ)/√α_t, Ho2020 (11).
+    """μ_θ = (x_t − β_t/√(1−ᾱ_t) ε_θ)/√α_t, Ho2020 (11), and μ̃_t likewise at the ε that made x_t.
 
-    Lecture: reverse process; x_0 and μ̃ as functions of x_t and ε
+    Lecture: reverse process; μ̃_t and μ_θ as functions of x_t and ε
     """
     s = NoiseSchedule.linear()
     network = tiny_network()
@@ -39,6 +41,8 @@ def test_the_mean_in_terms_of_eps_is_hos(tiny_network, images):
         eps = network(images, torch.full((4,), t - 1))
         expected = (images - s.betas[t] / (1 - s.alphas_bar[t]).sqrt() * eps) / s.alphas[t].sqrt()
         assert_close(reverse.p_transition(images, t).mean, expected, rtol=1e-8, atol=1e-9)
+        x_0 = (images - (1 - s.alphas_bar[t]).sqrt() * eps) / s.alphas_bar[t].sqrt()
+        assert_close(ForwardProcess(s).q_posterior(x_0, images, t).mean, expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("parameterization", [Epsilon(), X0(), V()], ids=lambda p: type(p).__name__)
@@ -146,6 +150,29 @@ def test_the_decoder_is_a_part_of_the_process(tiny_network, images):
     assert_close(theirs.log_variance, ours.log_variance)
     assert reference.network is plain.network
     assert (type(reference.variance), reference.clip) == (FixedSmall, False)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_another_process_leaves_the_mode_of_the_network_alone(mode):
+    network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm2d(3)).train(mode)
+    network[0].train(not mode)
+    reverse = ReverseProcess(network, NoiseSchedule.linear())
+    for own in (True, False):
+        reverse.training = own
+        others = (
+            reverse.with_schedule(reverse.schedule.respaced([1, 1000])),
+            reverse.with_variance(FixedSmall()),
+            reverse.with_decoder(ReferenceDecoder),
+        )
+        assert [other.training for other in others] == [own] * 3
+    assert (network.training, network[0].training, network[1].training) == (mode, not mode, mode)
+
+
+def test_the_entropy_of_the_prior_keeps_its_digits():
+    reverse = ReverseProcess(lambda x, clock: x, NoiseSchedule.linear())
+    prior = reverse.p_prior((2, 3, 4, 4))
+    assert prior.entropy().tolist() == pytest.approx([24 * math.log(2 * math.pi * math.e)] * 2, rel=1e-12)
+    assert prior.sample().dtype == prior.log_prob(prior.mean).dtype == torch.float32
 
 
 def test_prior_and_decoder(tiny_network, images):

@@ -64,8 +64,15 @@ def bound_term_of(
         return _l_0(reverse, p, x_0)
     if t.device.type == "cpu" and not torch.compiler.is_compiling() and int(t.min()) > 1:
         return _l_before(reverse, p, x_0, x_t, t)
-    # The branch not taken must still have a finite value and gradient: q(x_0|x_1, x_0) is a Dirac.
-    return torch.where(t == 1, _l_0(reverse, p, x_0), _l_before(reverse, p, x_0, x_t, t.clamp(min=2)))
+    # The branch not taken must still have a finite value and gradient (0 · inf is NaN): q at t = 1 is a Dirac.
+    is_first = (t == 1).reshape(-1, *(1,) * (x_0.ndim - 1))
+    l_0 = _l_0(reverse, _harmless_unless(is_first, p, x_0), x_0)
+    l_before = _l_before(reverse, _harmless_unless(~is_first, p, x_0), x_0, x_t, t.clamp(min=2))
+    return torch.where(t == 1, l_0, l_before)
+
+
+def _harmless_unless(taken: Tensor, p: Gaussian, x_0: Tensor) -> Gaussian:
+    return Gaussian(torch.where(taken, p.mean, x_0), torch.where(taken, p.log_variance, 0.0))
 
 
 def _l_0(reverse: ReverseProcess, p: Gaussian, x_0: Tensor) -> Tensor:
@@ -96,23 +103,15 @@ class VariationalBound:
         prior: (B,) L_T.
         transitions: (B, T−1) L_1 … L_{T−1}; column j is the divergence at t = j + 2.
         reconstruction: (B,) L_0.
-        num_dims: d, the dimensions of one image.
+        total: (B,) L_T + Σ L_{t−1} + L_0.
+        bits_per_dim: (B,) the total, in bits per dimension.
     """
 
     prior: Tensor
     transitions: Tensor
     reconstruction: Tensor
-    num_dims: int
-
-    @property
-    def total(self) -> Tensor:
-        """L_T + Σ L_{t−1} + L_0, (B,) nats."""
-        return self.prior + self.transitions.sum(dim=1) + self.reconstruction
-
-    @property
-    def bits_per_dim(self) -> Tensor:
-        """The total, (B,) bits per dimension."""
-        return bits_per_dim(self.total, self.num_dims)
+    total: Tensor
+    bits_per_dim: Tensor
 
 
 @torch.no_grad()
@@ -147,11 +146,11 @@ def variational_bound(
 
 
 def _record(reverse: ReverseProcess, x_0: Tensor, terms: list[Tensor]) -> VariationalBound:
+    prior, reconstruction = prior_term(reverse, x_0), terms[0]
+    transitions = torch.stack(terms[1:], dim=1) if len(terms) > 1 else reconstruction.new_zeros(len(x_0), 0)
+    total = prior + transitions.sum(dim=1) + reconstruction
     return VariationalBound(
-        prior=prior_term(reverse, x_0),
-        transitions=torch.stack(terms[1:], dim=1) if len(terms) > 1 else terms[0].new_zeros(len(x_0), 0),
-        reconstruction=terms[0],
-        num_dims=x_0[0].numel(),
+        prior, transitions, reconstruction, total, bits_per_dim=bits_per_dim(total, x_0[0].numel())
     )
 
 
@@ -191,9 +190,12 @@ def path_bound(
 ) -> Float[Tensor, "B"]:
     """The bound before any rewriting: −ln p_θ(x_{0:T})/q(x_{1:T}|x_0) along one path drawn from q.
 
-    −ln p(x_T) − Σ_{t≥1} ln p_θ(x_{t−1}|x_t)/q(x_t|x_{t−1}). T network calls on the batch; no gradient.
+    −ln p(x_T) − Σ_{t≥1} ln p_θ(x_{t−1}|x_t)/q(x_t|x_{t−1}), as p_θ(x_{0:T}) = p(x_T) Π_t p_θ(x_{t−1}|x_t) and
+    q(x_{1:T}|x_0) = Π_t q(x_t|x_{t−1}). T network calls on the batch; no gradient.
 
     Equation: Ho2020 (3)
+    Lecture: joint, Markov
+    Lecture: q(x_{1:T}|x_0)
     Lecture: loss, parts 1-3
 
     Args:

@@ -31,7 +31,7 @@ class ForwardProcess:
             x_prev: x_{t−1}, (B, ...).
             t: 1..T, an int or (B,).
         """
-        check_timestep(t, self.schedule.num_timesteps)
+        self._check(x_prev, t)
         return Gaussian(
             mean=gather(self._sqrt_alphas, t, x_prev) * x_prev,
             log_variance=gather(self._log_betas, t, x_prev),
@@ -47,7 +47,7 @@ class ForwardProcess:
             x_0: data, (B, ...).
             t: 1..T, an int or (B,).
         """
-        check_timestep(t, self.schedule.num_timesteps)
+        self._check(x_0, t)
         return Gaussian(
             mean=gather(self._sqrt_alphas_bar, t, x_0) * x_0,
             log_variance=gather(self._log_marginal_variances, t, x_0),
@@ -69,11 +69,18 @@ class ForwardProcess:
             x_t: (B, ...).
             t: 1..T, an int or (B,).
         """
-        check_timestep(t, self.schedule.num_timesteps)
+        self._check(x_0, t)
         return Gaussian(
             mean=gather(self._posterior_c, t, x_0) * x_0 + gather(self._posterior_gamma, t, x_t) * x_t,
             log_variance=gather(self._log_posterior_variances, t, x_t),
         )
+
+    def _check(self, x: Tensor, t: Timestep) -> None:
+        check_timestep(t, self.schedule.num_timesteps)
+        if not x.is_floating_point():
+            raise ValueError(
+                f"the images are {x.dtype}; give numbers from −1 to 1, u/127.5 − 1 for a level u"
+            )
 
     @cached_property
     def _sqrt_alphas(self) -> Table:
@@ -89,7 +96,9 @@ class ForwardProcess:
 
     @cached_property
     def _log_marginal_variances(self) -> Table:
-        return self.schedule.one_minus_alphas_bar.log()
+        # Next to 1 a number says little of how far from 1 it is; ᾱ_t says it.
+        ab, variances = self.schedule.alphas_bar, self.schedule.one_minus_alphas_bar
+        return torch.where(ab < 0.5, torch.log1p(-ab), variances.log())
 
     @cached_property
     def _log_posterior_variances(self) -> Table:

@@ -20,13 +20,19 @@ def sum_over_dims(values: Float[Tensor, "B *dims"]) -> Float[Tensor, "B"]:
     return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 
+def _widened(values: Tensor) -> Tensor:
+    """In float32 or better: half precision has no digits for a variance or a bin of 1/255."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """A diagonal normal, N(x; mean, exp(log_variance)).
 
     Attributes:
         mean: (B, ...).
-        log_variance: broadcastable to the mean; −inf makes a Dirac, which can be sampled.
+        log_variance: broadcastable to the mean; −inf makes a Dirac, which can be sampled but has no density: its
+            ``log_prob`` is NaN.
     """
 
     mean: Tensor
@@ -38,7 +44,17 @@ class Gaussian:
         return torch.Size(np.broadcast_shapes(self.mean.shape, self.log_variance.shape))
 
     def reparameterize(self, eps: Tensor) -> Tensor:
-        """The draw that the standard normal draw ``eps`` stands for: mean + σ·ε, shape (B, ...)."""
+        """The draw that the standard normal draw ``eps`` stands for: mean + σ·ε, shape (B, ...).
+
+        At q(x_t|x_0) it is x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, at q(x_1|x_0) it is x_1 = √(1−β_1) x_0 + √β_1 ε.
+
+        Lecture: x_t as a function of x_0 and ε
+
+        Raises:
+            ValueError: if ``eps`` has another shape; broadcast, one draw would stand for several.
+        """
+        if eps.shape != self.shape:
+            raise ValueError(f"the noise has shape {tuple(eps.shape)}, and the draw {tuple(self.shape)}")
         return self.mean + torch.exp(0.5 * self.log_variance) * eps
 
     def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
@@ -55,25 +71,28 @@ class Gaussian:
         Returns:
             (B,) nats, summed over dimensions.
         """
-        squared = (x - self.mean) ** 2 * torch.exp(-self.log_variance)
-        return sum_over_dims(-0.5 * (squared + self.log_variance + math.log(2 * math.pi)))
+        x, mean, log_variance = map(_widened, (x, self.mean, self.log_variance))
+        squared = (x - mean) ** 2 * torch.exp(-log_variance)
+        return sum_over_dims(-0.5 * (squared + log_variance + math.log(2 * math.pi)))
 
     def entropy(self) -> Float[Tensor, "B"]:
         """½ ln(2πe σ²), (B,) nats summed over dimensions."""
-        return sum_over_dims(0.5 * (self.log_variance.expand(self.shape) + math.log(2 * math.pi) + 1))
+        log_variance = _widened(self.log_variance).expand(self.shape)
+        return sum_over_dims(0.5 * (log_variance + math.log(2 * math.pi) + 1))
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> Float[Tensor, "B"]:
     """KL(q ‖ p) of two diagonal normals.
 
-    ½ Σ [σ_q²/σ_p² − 1 − ln(σ_q²/σ_p²) + (μ_q − μ_p)²/σ_p²], written with expm1 so that nearly equal
-    variances lose no digits.
+    ½ Σ [σ_q²/σ_p² − 1 − ln(σ_q²/σ_p²) + (μ_q − μ_p)²/σ_p²]. With r = ln(σ_q²/σ_p²), of which the variances make
+    expm1(r) − r ≈ r²/2, rounding leaves an error of ε|r| in each dimension, of ε where exp(r) − 1 stands for expm1.
 
     Returns:
-        (B,) nats, summed over dimensions; +inf where q is a Dirac.
+        (B,) nats, summed over dimensions; +inf where q is a Dirac, NaN where p is one.
     """
-    log_ratio = q.log_variance - p.log_variance
-    squared = (q.mean - p.mean) ** 2 * torch.exp(-p.log_variance)
+    q_log_variance, p_log_variance = _widened(q.log_variance), _widened(p.log_variance)
+    log_ratio = q_log_variance - p_log_variance
+    squared = (_widened(q.mean) - p.mean) ** 2 * torch.exp(-p_log_variance)
     shape = np.broadcast_shapes(q.shape, p.shape)
     return sum_over_dims((0.5 * (torch.expm1(log_ratio) - log_ratio + squared)).expand(shape))
 
@@ -119,11 +138,12 @@ class DiscretizedGaussian:
             x_0: (B, ...), on the 256-level grid u/127.5 − 1.
 
         Returns:
-            (B,) nats, summed over dimensions; finite and right however far the mean is.
+            (B,) nats, summed over dimensions; it and its gradient are finite and right however far the mean is.
         """
         half_bin = 1.0 / 255.0
-        inverse_std = torch.exp(-0.5 * self.log_variance)
-        residual = x_0 - self.mean
+        x_0, mean, log_variance = map(_widened, (x_0, self.mean, self.log_variance))
+        inverse_std = torch.exp(-0.5 * log_variance)
+        residual = x_0 - mean
         lower = (residual - half_bin) * inverse_std
         upper = (residual + half_bin) * inverse_std
         is_first = x_0 < -1.0 + half_bin
@@ -133,9 +153,27 @@ class DiscretizedGaussian:
         near = torch.where(mirrored, -lower, upper)
         far = torch.where(mirrored, -upper, lower)
         near = torch.where(is_first, upper, torch.where(is_last, -lower, near))
-        log_near = torch.special.log_ndtr(near)
-        log_gap = torch.special.log_ndtr(far) - log_near
+        log_near = _log_ndtr(near)
+        log_gap = _log_ndtr(far) - log_near
         # An open bin has no far edge. (It gets a harmless gap, so that the branch not taken has a gradient.)
         is_open = is_first | is_last
         log_gap = torch.where(is_open, -torch.ones_like(log_gap), log_gap)
-        return sum_over_dims(log_near + torch.where(is_open, 0.0, torch.log(-torch.expm1(log_gap))))
+        return sum_over_dims(log_near + torch.where(is_open, 0.0, _log_1_minus_exp(log_gap)))
+
+
+# (Below, each branch is given only what is its own: NaN · 0 in the gradient of the one not taken would be NaN.)
+
+
+def _log_ndtr(z: Tensor) -> Tensor:
+    """Ln Φ(z), as torch has it, whose gradient cancels in the tail: in float32 4 % at z = −1e3, all at −1e5."""
+    is_tail = z < -1
+    tail = torch.where(is_tail, z, -1.0)
+    log_tail = torch.log(0.5 * torch.special.erfcx(-math.sqrt(0.5) * tail)) - 0.5 * tail**2
+    return torch.where(is_tail, log_tail, torch.special.log_ndtr(torch.where(is_tail, -1.0, z)))
+
+
+def _log_1_minus_exp(x: Tensor) -> Tensor:
+    """Ln(1 − eˣ) for x < 0, next to 0 and far from it alike."""
+    is_far = x < -math.log(2)
+    far, near = torch.where(is_far, x, -1.0), torch.where(is_far, -0.5, x)
+    return torch.where(is_far, torch.log1p(-torch.exp(far)), torch.log(-torch.expm1(near)))

@@ -39,10 +39,18 @@ class Prediction:
     variance_output: Tensor | None = None
 
 
+def check_guidance(guidance: float, label: Label) -> None:
+    """Refuse guidance towards no class.
+
+    Raises:
+        ValueError: if ``guidance`` is not 1 and there is no label.
+    """
+    if guidance != 1.0 and label is None:
+        raise ValueError(f"guidance {guidance:g} steers towards a class: give label=, or guidance=1")
+
+
 class ReverseProcess(nn.Module):
     """p_θ: a network, a schedule, what the network predicts, and the variance of a step.
-
-    Lecture: joint, Markov
 
     Args:
         network: ``network(x_t, clock_t)`` or ``network(x_t, clock_t, label)`` → (B, C, ...), or (B, 2C, ...)
@@ -107,7 +115,9 @@ class ReverseProcess(nn.Module):
     def _with(self, **changes: Any) -> "ReverseProcess":
         parts = ("schedule", "parameterization", "variance", "clip", "decoder", "variance_channels")
         same = {name: getattr(self, name) for name in parts}
-        return ReverseProcess(self.network, **(same | changes)).train(self.training)
+        process = ReverseProcess(self.network, **(same | changes))
+        process.training = self.training  # (.train() would also put the shared network into that mode)
+        return process
 
     def predict(
         self, x_t: Float[Tensor, "B *dims"], t: Timestep, *, label: Label = None, guidance: float = 1.0
@@ -122,7 +132,8 @@ class ReverseProcess(nn.Module):
                 the batch.
         """
         check_timestep(t, self.schedule.num_timesteps)
-        if guidance == 1.0:
+        check_guidance(guidance, label)
+        if guidance == 1.0 or label is None:
             output, variance_output = self._call(x_t, t, label)
         else:
             output, variance_output = self._call_guided(x_t, t, label, guidance)
@@ -139,8 +150,10 @@ class ReverseProcess(nn.Module):
 
         Lecture: x_T ~ N(0, I)
         """
-        mean = self.schedule.betas.new_zeros(shape).to(torch.get_default_dtype())
-        return Gaussian(mean=mean, log_variance=mean.new_zeros(()))
+        zero = self.schedule.betas.new_zeros(
+            ()
+        )  # float64; of rank 0, so that draws keep the dtype of the mean
+        return Gaussian(mean=zero.to(torch.get_default_dtype()).expand(*shape), log_variance=zero)
 
     def p_transition(self, x_t: Float[Tensor, "B *dims"], t: Timestep, *, label: Label = None) -> Gaussian:
         """p_θ(x_{t−1}|x_t) = N(μ_θ(x_t, t), Σ_θ(x_t, t)).
@@ -158,7 +171,12 @@ class ReverseProcess(nn.Module):
         return self.transition_of(self.predict(x_t, t, label=label), x_t, t)
 
     def transition_of(self, prediction: Prediction, x_t: Float[Tensor, "B *dims"], t: Timestep) -> Gaussian:
-        """p_θ(x_{t−1}|x_t), from a prediction that is already at hand."""
+        """p_θ(x_{t−1}|x_t), from a prediction that is already at hand: q(x_{t−1}|x_t, x_0) at x_0 = x̂_0.
+
+        Without clipping, its mean in terms of ε is μ_θ = (x_t − β_t/√(1−ᾱ_t) ε_θ)/√α_t, as μ̃_t is in terms of ε.
+
+        Lecture: μ̃_t and μ_θ as functions of x_t and ε
+        """
         posterior = self._forward_process.q_posterior(prediction.x_0, x_t, t)
         log_variance = self.variance.log_variance(self.schedule, t, x_t, prediction.variance_output)
         return Gaussian(mean=posterior.mean, log_variance=log_variance)
@@ -190,10 +208,8 @@ class ReverseProcess(nn.Module):
         return mean_output, variance_output if self.variance.is_learned else None
 
     def _call_guided(
-        self, x_t: Tensor, t: Timestep, label: Label, guidance: float
+        self, x_t: Tensor, t: Timestep, label: Tensor, guidance: float
     ) -> tuple[Tensor, Tensor | None]:
-        if label is None:
-            raise ValueError(f"guidance {guidance:g} steers towards a class: give label=, or guidance=1")
         doubled_t = torch.cat([t, t]) if isinstance(t, Tensor) and t.numel() > 1 else t
         output, variance_output = self._call(
             torch.cat([x_t, x_t]), doubled_t, torch.cat([label, torch.full_like(label, -1)])
