@@ -49,6 +49,11 @@ ROWS = (
         "The slide writes p(x_t∣x_{t−1}, x_0); x_0 changes nothing there. Its var(x_1) = β_1 holds given x_0.",
     ),
     Row(
+        "q(x_{1:T}|x_0)",
+        "likewise for posteriors: q(x_{1:T}∣x_0)",
+        "q(x_{1:T}∣x_0) = Π_t q(x_t∣x_{t−1})",
+    ),
+    Row(
         "closed form",
         "q(x_t∣x_0) normal, only depends on x_0",
         "q(x_t∣x_0) = N(√ᾱ_t x_0, (1−ᾱ_t) I), ᾱ_t = Π_{i≤t} α_i",
@@ -59,15 +64,17 @@ ROWS = (
         "Can apply Bayes' Theorem … and it is normal",
         "q(x_{t−1}∣x_t, x_0) = N(c_t x_0 + γ_t x_t, β̃_t I), c_t = √ᾱ_{t−1} β_t/(1−ᾱ_t), "
         "γ_t = √α_t (1−ᾱ_{t−1})/(1−ᾱ_t), β̃_t = β_t (1−ᾱ_{t−1})/(1−ᾱ_t)",
-        "The slide runs c_t, γ_t and β̃_t together.",
+        "The slide runs c_t, γ_t and β̃_t together, and announces q(x_t∣x_{t−1}, x_0) where q(x_{t−1}∣x_t, x_0) "
+        "is meant.",
     ),
     Row("β̃_t", "β̃_t", "β̃_t = β_t (1−ᾱ_{t−1})/(1−ᾱ_t)", "The slide writes it without its name, after γ_t."),
     Row("x_T ~ N(0, I)", "x_T ∼ N(0, I^d)", "p(x_T) = N(0, I)"),
     Row(
         "reverse process",
-        "Model reverse process; simplify as β_t I",
+        "Model reverse process",
         "p_θ(x_{t−1}∣x_t) = N(μ_θ(x_t, t), Σ_θ(x_t, t))",
     ),
+    Row("simplify as β_t I", "simplify as N(x_{t−1}∣μ_θ(x_t, t), β_t I)", "σ_t² = β_t"),
     Row("joint, Markov", "assume Markov property", "p_θ(x_{0:T}) = p(x_T) Π_t p_θ(x_{t−1}∣x_t)"),
     Row(
         "loss, parts 1-3",
@@ -78,8 +85,9 @@ ROWS = (
         "loss, parts 4-6",
         "Deriving Loss, parts 4 to 6: apply Bayes, telescoping sum",
         "L_T + Σ_{t≥2} KL[q(x_{t−1}∣x_t, x_0) ‖ p_θ(x_{t−1}∣x_t)] + L_0",
-        "The slides write q(x_{t−1}∣x_t) for q(x_{t−1}∣x_t, x_0). Each term varies less as a divergence; "
-        "their sum over a path can vary more.",
+        "The slides write q(x_{t−1}∣x_t) for q(x_{t−1}∣x_t, x_0). Part 6 puts every divergence under E_{x_1}, and "
+        "its last line has no E before Σ KL: each is under E over its own x_t. Each term varies less as a "
+        "divergence; their sum over a path can vary more.",
     ),
     Row(
         "L_0, reconstruction, simple decoder",
@@ -90,6 +98,7 @@ ROWS = (
         "L_T, constant",
         "constant, can ignore for training; x_T → N(0, I), not exactly",
         "L_T = KL[q(x_T∣x_0) ‖ p(x_T)], reported and never dropped",
+        "“Model Noise” leaves it out of the loss in its first line.",
     ),
     Row(
         "L_{t-1}, weighted MSE on means",
@@ -97,15 +106,26 @@ ROWS = (
         "L_{t−1} = E ‖μ̃_t − μ_θ‖²/2σ_t², and what the two variances add where they differ",
     ),
     Row(
-        "x_0 and μ̃ as functions of x_t and ε",
-        "Model Noise: x_0 = C̃_1 x_t + C̃_2 ε, and likewise μ̃_t and μ_θ",
+        "x_t as a function of x_0 and ε",
+        "Model Noise: x_t = C_1 x_0 + C_2 ε; and x_1 = √(1−β_1) x_0 + √β_1 ε",
+        "x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, mean + σ ε of q(x_t∣x_0)",
+    ),
+    Row(
+        "x_0 as a function of x_t and ε",
+        "Model Noise: x_0 = C̃_1 x_t + C̃_2 ε",
         "x_0 = (x_t − √(1−ᾱ_t) ε)/√ᾱ_t",
+    ),
+    Row(
+        "μ̃_t and μ_θ as functions of x_t and ε",
+        "Model Noise: μ̃_t = C̃̃_1 x_t + C̃̃_2 ε, so set μ_θ(x_t, t) = C̃̃_1 x_t + C̃̃_2 ε_θ(x_t, t)",
+        "μ_θ = (x_t − β_t/√(1−ᾱ_t) ε_θ)/√α_t: the mean of q(x_{t−1}∣x_t, x_0) at x̂_0(x_t, ε_θ)",
     ),
     Row(
         "ω_t",
         "ω_t = β_t²/(2σ_t² α_t (1−ᾱ_t))",
         "ω_t ‖ε − ε_θ(x_t, t)‖² = L_{t−1} + constant",
-        "The slide leaves the bars out of x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, and sums from t = 1, which is L_0.",
+        "The slide leaves the bars out of x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, has the square outside its bracket, "
+        "[ω_t ‖…‖]², and sums from t = 1, which is L_0.",
     ),
     Row("simple, algorithm 1", "Simple alg 1: ignore L_0, ω_t = 1", "‖ε − ε_θ(x_t, t)‖²"),
     Row(

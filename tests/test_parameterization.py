@@ -10,7 +10,7 @@ ALL = [Epsilon(), X0(), V()]
 
 @pytest.mark.parametrize("parameterization", ALL, ids=lambda p: type(p).__name__)
 def test_the_target_stands_for_the_data_and_the_noise_that_made_it(parameterization, schedule):
-    """Lecture: x_0 and μ̃ as functions of x_t and ε."""
+    """Lecture: x_0 as a function of x_t and ε."""
     x_0, eps = torch.randn(2, 4, 3, 2, 2, dtype=torch.float64)
     t = torch.tensor([1, 2, 3, schedule.num_timesteps])
     x_t = ForwardProcess(schedule).q_marginal(x_0, t).reparameterize(eps)

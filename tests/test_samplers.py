@@ -1,5 +1,3 @@
-import itertools
-
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -142,4 +140,17 @@ def test_labels_and_learned_variance_reach_the_sampler(tiny_network):
 def test_what_is_refused(arguments, message, tiny_network):
     reverse = ReverseProcess(tiny_network(), NoiseSchedule.linear())
     with pytest.raises(ValueError, match=message):
-        list(itertools.islice(sample(reverse, (1, 3, 4, 4), **arguments), 2))
+        sample(reverse, (1, 3, 4, 4), **arguments)  # at once, not at the first state
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_a_network_that_does_not_drop_out_does_not_begin_to(sampler):
+    class Network(torch.nn.Dropout):
+        def forward(self, x_t, clock_t):
+            return super().forward(x_t)
+
+    network = Network(0.5).eval()
+    reverse = ReverseProcess(network, NoiseSchedule.linear())
+    one, other = (last(sample(reverse, (2, 3, 4, 4), steps=3, sampler=sampler)).x_t for _ in range(2))
+    assert_close(one, other, rtol=0, atol=0)
+    assert not network.training

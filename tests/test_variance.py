@@ -19,6 +19,7 @@ from nelbo.variance import AbstractVariance
 
 
 def test_fixed_variances_and_the_first_step(schedule):
+    """Lecture: simplify as β_t I."""
     x = torch.zeros(1, 1, dtype=torch.float64)
     for t in range(1, min(schedule.num_timesteps, 30) + 1):
         assert_close(FixedLarge().log_variance(schedule, t, x).exp().squeeze(), schedule.betas[t])

@@ -32,7 +32,7 @@ def x_0_from_eps(schedule: NoiseSchedule, eps: Tensor, x_t: Tensor, t: Timestep)
     """x_0 = (x_t − √(1−ᾱ_t) ε)/√ᾱ_t: the closed form, solved for the data.
 
     Equation: Ho2020 (15)
-    Lecture: x_0 and μ̃ as functions of x_t and ε
+    Lecture: x_0 as a function of x_t and ε
     """
     noise_scale = gather(schedule.one_minus_alphas_bar.sqrt(), t, x_t)
     return (x_t - noise_scale * eps) / gather(schedule.alphas_bar.sqrt(), t, x_t)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nelbo import randomness
 from nelbo.paths import PATHS
 from nelbo.randomness import Purpose
-from nelbo.reverse import Label, Prediction, ReverseProcess
+from nelbo.reverse import Label, Prediction, ReverseProcess, check_guidance
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def ddim_step(
 
     Equation: Song2021 (12)
     """
-    s = reverse.schedule
-    signal, noise_scale = s.alphas_bar[t - 1].sqrt(), s.one_minus_alphas_bar[t - 1].sqrt()
-    return signal.to(x_t.dtype) * prediction.x_0 + noise_scale.to(x_t.dtype) * prediction.eps
+    if t == 1:
+        return prediction.x_0
+    return reverse.forward_process.q_marginal(prediction.x_0, t - 1).reparameterize(prediction.eps)
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {"ancestral": ancestral_step, "ddim": ddim_step}
@@ -68,7 +68,7 @@ def sample(
     label: Label = None,
     guidance: float = 1.0,
 ) -> Iterator[SampleState]:
-    """Draw images, yielding every state on the way from x_T to x_0.
+    """Draw images: an iterator over every state on the way from x_T to x_0.
 
     Image i of the call draws as image ``first + i`` of the seed: the same picture in any batch.
 
@@ -83,15 +83,17 @@ def sample(
         label: int64 (B,), −1 for none.
         guidance: of classifier-free guidance; 1 for none.
 
-    Yields:
-        K + 1 states, from t = T to t = 0; the last one's ``x_t`` is x_0.
+    Returns:
+        An iterator over K + 1 states, from t = T to t = 0; the last one's ``x_t`` is x_0.
 
     Raises:
-        ValueError: for an unknown path or sampler, steps outside 1..T, or steps that are not as many as the path's.
+        ValueError: at once, for an unknown path or sampler, steps outside 1..T, steps that are not as many as the
+            path's, or guidance without a label.
     """
     take_step = _known(SAMPLERS, sampler, "sampler")
     timesteps = _timesteps(path, steps, reverse.schedule.num_timesteps)
     short = reverse.with_schedule(reverse.schedule.respaced(timesteps))
+    check_guidance(guidance, label)
     parameter = next(reverse.parameters(), None)
     device = reverse.schedule.betas.device if parameter is None else parameter.device
     dtype = (
@@ -104,15 +106,18 @@ def sample(
     def draw(purpose: Purpose, step: int = 0) -> Tensor:
         return randomness.normal(seed, purpose, images, shape[1:], step=step, dtype=dtype)
 
-    x_t = draw(Purpose.PRIOR)
-    for k in range(len(timesteps), 0, -1):
-        # (Never across a yield: the caller's own gradients stay on.)
-        with torch.no_grad():
-            prediction = short.predict(x_t, k, label=label, guidance=guidance)
-            x_before = take_step(short, prediction, x_t, k, draw(Purpose.REVERSE_NOISE, step=k))
-        yield SampleState(t=timesteps[k - 1], x_t=x_t, x_0_hat=prediction.x_0)
-        x_t = x_before
-    yield SampleState(t=0, x_t=x_t, x_0_hat=x_t)
+    def states() -> Iterator[SampleState]:
+        x_t = draw(Purpose.PRIOR)
+        for k in range(len(timesteps), 0, -1):
+            # (Never across a yield: the caller's own gradients stay on.)
+            with torch.no_grad():
+                prediction = short.predict(x_t, k, label=label, guidance=guidance)
+                x_before = take_step(short, prediction, x_t, k, draw(Purpose.REVERSE_NOISE, step=k))
+            yield SampleState(t=timesteps[k - 1], x_t=x_t, x_0_hat=prediction.x_0)
+            x_t = x_before
+        yield SampleState(t=0, x_t=x_t, x_0_hat=x_t)
+
+    return states()
 
 
 def _timesteps(path: str | Sequence[int], steps: int | None, num_timesteps: int) -> Sequence[int]:

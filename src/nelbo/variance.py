@@ -54,7 +54,9 @@ def log_small_variances(schedule: NoiseSchedule) -> Table:
 
 @dataclass(frozen=True)
 class FixedLarge(AbstractVariance):
-    """σ_t² = β_t, the lecture's "simplify as β_t I".
+    """σ_t² = β_t.
+
+    Lecture: simplify as β_t I
 
     Attributes:
         first_is_small: σ_1² := β̃_2, as for ``FixedSmall``. Ho's published code does so; with ``ReferenceDecoder``
