@@ -81,6 +81,13 @@ def test_what_is_no_step_is_named(t, message):
         check_timestep(t, 10)
 
 
+def test_as_many_steps_as_images_or_one(images):
+    reverse, t = ReverseProcess(lambda x, clock: x, NoiseSchedule.linear()), torch.tensor([5, 6])
+    for call in (reverse.predict, reverse.forward_process.q_marginal, reverse.forward_process.q_transition):
+        with pytest.raises(ValueError, match="t has 2 steps for 4 images; give one for each, or one for all"):
+            call(images, t)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_one_step_for_every_image_can_be_given_in_any_way(guidance, tiny_network, images):
     reverse = ReverseProcess(tiny_network(num_classes=2), NoiseSchedule.linear())

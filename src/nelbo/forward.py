@@ -76,7 +76,7 @@ class ForwardProcess:
         )
 
     def _check(self, x: Tensor, t: Timestep) -> None:
-        check_timestep(t, self.schedule.num_timesteps)
+        check_timestep(t, self.schedule.num_timesteps, len(x))
         if not x.is_floating_point():
             raise ValueError(
                 f"the images are {x.dtype}; give numbers from −1 to 1, u/127.5 − 1 for a level u"

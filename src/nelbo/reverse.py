@@ -131,7 +131,7 @@ class ReverseProcess(nn.Module):
             guidance: w of classifier-free guidance, u + w (c − u); anything but 1 needs ``label`` and doubles
                 the batch.
         """
-        check_timestep(t, self.schedule.num_timesteps)
+        check_timestep(t, self.schedule.num_timesteps, len(x_t))
         check_guidance(guidance, label)
         if guidance == 1.0 or label is None:
             output, variance_output = self._call(x_t, t, label)

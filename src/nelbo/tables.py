@@ -26,23 +26,28 @@ def whole(value: Any, name: str) -> int:
     raise ValueError(f"{name} is {value!r}, a {type(value).__name__}; give a whole number")
 
 
-def check_timestep(t: Any, num_timesteps: int) -> None:
-    """Refuse what is no time step, or one outside 1..T.
+def check_timestep(t: Any, num_timesteps: int, num_images: int | None = None) -> None:
+    """Refuse what is no time step, one outside 1..T, or as many of them as there are not images.
 
     Only a tensor on the host is looked into: reading an accelerator's would force a synchronisation.
 
     Args:
         t: an int, or an integer tensor of shape (B,); of shape (1,) or () it holds for every image.
         num_timesteps: T.
+        num_images: B, if it is known.
 
     Raises:
-        ValueError: naming the step that is out of range, or the dtype and shape that will not do.
+        ValueError: naming the step that is out of range, or the dtype, shape or number that will not do.
     """
     if not isinstance(t, Tensor):
         low = high = whole(t, "t")
     elif t.dtype not in _INTEGERS or t.ndim > 1:
         raise ValueError(
             f"t is a {t.dtype} tensor of shape {tuple(t.shape)}; give an int, or an integer tensor of shape (B,)"
+        )
+    elif num_images is not None and t.numel() not in (1, num_images):
+        raise ValueError(
+            f"t has {t.numel()} steps for {num_images} images; give one for each, or one for all"
         )
     elif t.device.type != "cpu" or t.numel() == 0 or torch.compiler.is_compiling():
         return
