@@ -15,8 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/nelbo train builtin:emoji --out runs/demo
-	$(BIN)/nelbo sample runs/demo --num 36 --sampler ancestral --steps 200 --animate
+	$(BIN)/nelbo train builtin:emoji --classes --out runs/demo
+	$(BIN)/nelbo sample runs/demo --num 36 --sampler ancestral --steps 100 --path shifted --guidance 3 --animate
 	$(BIN)/nelbo evaluate runs/demo
 	@echo
 	@echo "pictures:    runs/demo/samples/seed-0/grid.png (how they came about: reverse.webp beside it)"

@@ -32,6 +32,12 @@ def test_quadratic_is_denser_near_the_data():
     assert path[1] - path[0] < path[-1] - path[-2]
 
 
+def test_shifted_is_three_times_as_dense_near_the_noise_and_a_third_near_the_data():
+    path = PATHS["shifted"](100_000, 1000)
+    assert path[-1] - path[-2] == pytest.approx(100 / 3, abs=0.6)
+    assert path[1] - path[0] == pytest.approx(300, rel=0.01)
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_impossible_steps_are_refused(steps):
     with pytest.raises(ValueError, match=f"steps is {steps}; choose 1..1000"):

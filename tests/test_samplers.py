@@ -128,7 +128,7 @@ def test_labels_and_learned_variance_reach_the_sampler(tiny_network):
     ("arguments", "message"),
     [
         ({"sampler": "euler"}, "unknown sampler 'euler'; choose one of ancestral, ddim"),
-        ({"path": "odd"}, "unknown path 'odd'; choose one of even, quadratic"),
+        ({"path": "odd"}, "unknown path 'odd'; choose one of even, quadratic, shifted"),
         ({"path": [5, 1000], "steps": 3}, "steps is 3 and path has 2 steps; leave steps out, or name a path"),
         ({"path": [5, 5, 1000]}, r"timesteps \[5, 5, 1000\] must increase strictly within 1..1000"),
         ({"path": []}, "timesteps is empty"),

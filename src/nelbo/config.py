@@ -68,6 +68,17 @@ class NetworkConfig:
     """Probability of dropping an activation in training."""
     patch: Literal[1, 2, 4, 8] = 1
     """Fold squares of this side into channels: a smaller grid, a faster network."""
+    coarse_pool: Literal[1, 2, 4, 8] = 1
+    """A second U-Net, for high noise, where only large shapes show: on the means of squares of this side; 1 for
+    none."""
+    coarse_from: float = 0.7
+    """The share of T above which the coarse network takes over."""
+    coarse_width: int = 48
+    """Channels of the coarse network's finest level."""
+    coarse_multipliers: tuple[int, ...] = (1, 2, 3)
+    """Channels of each of its levels, in multiples of its width."""
+    coarse_attention_levels: tuple[int, ...] = (1, 2)
+    """Its levels with self-attention."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,9 @@ def check(config: Config) -> None:
         ConfigError: naming the option and what is allowed.
     """
     data, training = config.data, config.training
+    network = config.network
     for values, name, allowed, good in (
+        (network, "coarse_from", "a share of T between 0 and 1, such as 0.7", 0 < network.coarse_from < 1),
         (data, "held_out", "a share between 0 and 1, such as 0.1", 0 < data.held_out < 1),
         (training, "batch_size", "at least 1", training.batch_size >= 1),
         (training, "learning_rate", "a positive number", 0 < training.learning_rate < math.inf),

@@ -5,7 +5,7 @@ L_0 depends on its own two ends alone, so the best path is a shortest path.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -39,7 +39,35 @@ def quadratic(num_timesteps: int, num_steps: int) -> list[int]:
     return steps
 
 
-PATHS: dict[str, Callable[[int, int], list[int]]] = {"even": even, "quadratic": quadratic}
+def shifted(num_timesteps: int, num_steps: int) -> list[int]:
+    """K steps, closer together near the noise, where a picture's shape is decided: see ``shift``, with s = 3."""
+    _check(num_timesteps, num_steps)
+    if num_steps == 1:
+        return [num_timesteps]
+    shares = [float(shift(k / (num_steps - 1), 3.0)) for k in range(num_steps)]
+    steps = [num_timesteps]
+    for k in range(num_steps - 2, -1, -1):  # from the noise on, where they would fall on one another
+        steps.append(max(k + 1, min(1 + round(shares[k] * (num_timesteps - 1)), steps[-1] - 1)))
+    return steps[::-1]
+
+
+def shift(shares: Any, s: float) -> Any:
+    """Move numbers in [0, 1] towards 1, the noise: s u/(1 + (s − 1) u), whose slope is s at 0 and 1/s at 1.
+
+    Equation: Esser2024 (23)
+
+    Args:
+        shares: u, a number or a tensor.
+        s: above 1 towards 1, below 1 towards 0.
+    """
+    return s * shares / (1 + (s - 1) * shares)
+
+
+PATHS: dict[str, Callable[[int, int], list[int]]] = {
+    "even": even,
+    "quadratic": quadratic,
+    "shifted": shifted,
+}
 
 
 def step_costs(

@@ -23,7 +23,7 @@ from nelbo.config import Config, ConfigError, DataConfig, ProcessConfig, from_js
 from nelbo.data import IntakeOptions
 from nelbo.evaluation.profile import ErrorProfile
 from nelbo.files import written_whole
-from nelbo.nn import UNet
+from nelbo.nn import CoarseToFine, UNet
 from nelbo.parameterization import X0, AbstractParameterization, Epsilon, V
 from nelbo.reverse import ReverseProcess
 from nelbo.schedule import NoiseSchedule
@@ -167,12 +167,7 @@ def build(config: Config, *, num_classes: int | None = None, seed: int | None = 
     learned = process.variance == "learned-range"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed if seed is None else seed)
-        network = UNet(
-            config.data.channels,
-            learned_variance=learned,
-            num_classes=num_classes,
-            **to_json(config.network),
-        )
+        network = _network(config, learned_variance=learned, num_classes=num_classes)
     network.check_size(*config.data.image_size)
     return ReverseProcess(
         network,
@@ -181,6 +176,24 @@ def build(config: Config, *, num_classes: int | None = None, seed: int | None = 
         _VARIANCES[process.variance](),
         process.clip,
     )
+
+
+def _network(config: Config, **options: Any) -> UNet | CoarseToFine:
+    n = config.network
+    names = ("blocks_per_level", "heads", "groups", "dropout")
+    options |= {"in_channels": config.data.channels, **{name: getattr(n, name) for name in names}}
+    fine = UNet(
+        base_width=n.base_width, multipliers=n.multipliers, attention_levels=n.attention_levels, patch=n.patch,
+        **options,
+    )  # fmt: skip
+    if n.coarse_pool == 1:
+        return fine
+    coarse = UNet(
+        base_width=n.coarse_width, multipliers=n.coarse_multipliers, attention_levels=n.coarse_attention_levels,
+        **options,
+    )  # fmt: skip
+    boundary = round(n.coarse_from * config.process.num_timesteps)
+    return CoarseToFine(fine, coarse, pool=n.coarse_pool, boundary=boundary)
 
 
 def _schedule(process: ProcessConfig) -> NoiseSchedule:

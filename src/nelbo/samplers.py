@@ -76,7 +76,8 @@ def sample(
         reverse: p_θ.
         shape: (B, C, H, W).
         steps: K, how many of the T steps to take; None for all.
-        path: which of the steps: "even", "quadratic", or the steps themselves, increasing and as a rule up to T.
+        path: which of the steps: "even", "quadratic", "shifted", or the steps themselves, increasing and as a rule
+            up to T.
         sampler: "ancestral" or "ddim".
         seed: chooses the pictures.
         first: the index of the first image.

@@ -59,7 +59,10 @@ def test_an_unknown_command(refused):
         (["--attention-levels", 5], ["attention level 5"]),
         (["--num-timesteps", 0], ["num_timesteps is 0", "at least one step"]),
         (["--background", 1, 2, 300], ["background", "0..255"]),
-        (["--variance", "learned-range"], ["learned-range", "--objective hybrid"]),
+        (["--objective", "weighted"], ["learned-range", "--objective hybrid"]),
+        (["--coarse-from", 1.5], ["--coarse-from is 1.5", "a share of T between 0 and 1"]),
+        (["--coarse-width", 10], ["10 channels", "not divisible by groups"]),
+        (["--coarse-pool", 8], ["16", "squares of 8 pixels", "divisible by 32"]),
     ],
 )
 def test_options_that_make_no_training(refused_training, options, says):

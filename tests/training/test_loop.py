@@ -236,7 +236,7 @@ def command(folder, run, steps):
     arguments = (
         f"train {folder} --out {run} --max-steps {steps} --image-size 8 8 --base-width 8 --multipliers 1 2"
         " --blocks-per-level 1 --attention-levels 1 --groups 4 --patch 1 --batch-size 4 --num-timesteps 40"
-        " --checkpoint-minutes 0.004 --sample-minutes 0"
+        " --coarse-pool 1 --checkpoint-minutes 0.004 --sample-minutes 0"
     )
     environment = {**os.environ, "NELBO_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

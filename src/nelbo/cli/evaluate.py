@@ -30,7 +30,7 @@ class Evaluate:
     """Leave no step out: all T for every image. Slow; the estimate agrees with it within its error bar."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     """Judge the model that takes K of the T steps; all of them if left out."""
-    path: Literal["even", "quadratic", "optimal"] = "even"
+    path: Literal["even", "quadratic", "shifted", "optimal"] = "even"
     """Which K: optimal is the one with the least bound. It is best for bits, not always for looks."""
     variance: Literal["own", "fixed-large", "fixed-small", "analytic"] = "own"
     """σ² of a reverse step: as the run was trained, β, β̃, or the best fixed one, measured on training images."""

@@ -28,9 +28,9 @@ class Sample:
     """Network evaluations per image, 1 to the T of the run; 50, or T if that is less, if left out."""
     sampler: Literal["ddim", "ancestral"] = "ddim"
     """ddim is best with few steps; ancestral is the lecture's and Ho's, best with all of them."""
-    path: Literal["even", "quadratic", "optimal"] = "even"
-    """Which steps are taken when not all are: evenly spaced, closer together near the image, or those of the least
-    bound, which `nelbo evaluate` measures: best for bits, not always for looks."""
+    path: Literal["even", "quadratic", "shifted", "optimal"] = "even"
+    """Which steps are taken when not all are: evenly spaced, closer together near the image or near the noise, or
+    those of the least bound, which `nelbo evaluate` measures: best for bits, not always for looks."""
     variance: Literal["own", "fixed-large", "fixed-small", "analytic"] = "own"
     """σ² of an ancestral step: as the run was trained, β, β̃, or the best fixed one (see --path optimal)."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(name="class", metavar="NAME …")] = ()

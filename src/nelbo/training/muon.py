@@ -7,7 +7,8 @@ picture drown those of the noise (benchmarks/RESULTS.md has the figures). torch.
 Source: Jordan 2024, "Muon: an optimizer for hidden layers in neural networks".
 """
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +17,37 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """U Vᵀ of the matrix U S Vᵀ, roughly: five Newton-Schulz iterations leave singular values of about 0.7..1.2.
+def orthogonalized(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """U Vᵀ of each matrix U S Vᵀ, roughly: five Newton-Schulz iterations leave singular values of about 0.7..1.2.
 
     X ← (a + b XXᵀ + c (XXᵀ)²) X. The factors act on the Gram matrix XXᵀ, which is small, and meet X once, at
-    the end.
+    the end; Gram matrices of one size go through the iterations together.
 
     Args:
-        matrix: (M, N), any scale; zero stays zero.
+        matrices: (M, N) each, any scale; zero stays zero.
     """
+    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    sizes = [norm + 1e-7 for norm in torch._foreach_norm(wide)]
+    together = defaultdict(list)
+    for index, matrix in enumerate(wide):
+        together[len(matrix)].append(index)
+    results: dict[int, Tensor] = {}
+    for indices in together.values():
+        scales = torch.stack([sizes[i] for i in indices])[:, None, None]
+        factors = _factors(torch.stack([wide[i] @ wide[i].T for i in indices]) / scales**2) / scales
+        results |= {i: factor @ wide[i] for i, factor in zip(indices, factors)}
+    return [results[i].T if wide[i] is not matrix else results[i] for i, matrix in enumerate(matrices)]
+
+
+def _factors(gram: Tensor) -> Tensor:
+    """The product of the iterations' factors, from Gram matrices (K, M, M) of trace 1."""
     a, b, c = _COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    gram = x @ x.T
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    product = identity
+    product = identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device).expand_as(gram)
     for _ in range(_ITERATIONS):
-        factor = a * identity + b * gram + c * gram @ gram
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * identity
         product = factor @ product
         gram = factor @ gram @ factor
-    result: Tensor = product @ x
-    return result.T if tall else result
+    return product
 
 
 class Muon(torch.optim.Optimizer):
@@ -58,12 +68,23 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step along the orthogonalised momentum."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                average.lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(average, group["momentum"])
-                update = orthogonalized(ahead.flatten(1))
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            gradients = [parameter.grad for parameter in parameters]
+            averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(gradients, averages, group["momentum"])
+            updates = orthogonalized([_as_matrix(kernel) for kernel in ahead])
+            for parameter, update in zip(parameters, updates):
                 scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
+                parameter.add_(_as_kernel(update, parameter), alpha=-group["lr"] * scale)
+
+
+def _as_matrix(kernel: Tensor) -> Tensor:
+    """Output channels by all else, in the order of channels-last memory: a view there. No column has a place."""
+    return kernel.movedim(1, -1).flatten(1)
+
+
+def _as_kernel(matrix: Tensor, like: Tensor) -> Tensor:
+    return matrix.reshape(like.movedim(1, -1).shape).movedim(-1, 1)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nelbo import paths
 from nelbo.objectives import uniform_timesteps
 
 HISTORY_LENGTH = 10
@@ -69,14 +70,6 @@ class LossHistory:
             own.copy_(tensors[name])
 
 
-def shifted(uniforms: Float[Tensor, "B"], shift: float) -> Float[Tensor, "B"]:
-    """Move numbers in [0, 1) towards 1: s u/(1 + (s − 1) u), whose density is 1/s near 0 and s near 1.
-
-    Equation: Esser2024 (23)
-    """
-    return shift * uniforms / (1 + (shift - 1) * uniforms)
-
-
 def draw_timesteps(
     uniforms: Float[Tensor, "B"], num_timesteps: int, history: LossHistory | None, shift: float = 1.0
 ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
@@ -89,14 +82,14 @@ def draw_timesteps(
         uniforms: float64 (B,) in [0, 1), each uniform on its own.
         num_timesteps: T.
         history: the losses that p is made of.
-        shift: s of ``shifted``; 1 for none.
+        shift: s of ``paths.shift``; 1 for none.
 
     Returns:
         t in 1..T and float64 weights, both (B,) on the device of ``uniforms``. Unshifted, the mean of weight · L_t
         has the expectation of the mean of L_t over uniform t.
     """
     if history is None or not history.is_full:
-        return uniform_timesteps(shifted(uniforms, shift), num_timesteps), torch.ones_like(uniforms)
+        return uniform_timesteps(paths.shift(uniforms, shift), num_timesteps), torch.ones_like(uniforms)
     probabilities = history.probabilities()
     cumulative = probabilities.cumsum(0)
     index = torch.searchsorted(cumulative / cumulative[-1], uniforms.cpu(), right=True)
