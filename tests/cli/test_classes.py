@@ -60,6 +60,8 @@ def test_samples_go_through_the_classes_or_through_those_named(labelled, tmp_pat
     assert same(every, dogs) == [False, True, False, False]  # cats dogs eels cats
     assert same(two, dogs) == [False, True, False, True]  # eels dogs eels dogs
     assert not any(same(every, guided))
+    sheet = Image.open(tmp_path / "all" / "grid.png")
+    assert sheet.size == (3 * 130 + 2, 2 * 130 + 2)  # a column for each class
 
 
 def test_a_labelled_run_is_evaluated_and_resumed_like_any_other(labelled, train, animals):

@@ -11,7 +11,7 @@ import tyro
 _EXAMPLE = """Draw images from a run: PNGs, a grid of them, and on request the way there as an animation.
 
 Example: nelbo sample runs/photos --num 64 --steps 50 --sampler ddim --seed 0 --out pictures"""
-_STEPS, _MAX_FRAMES, _MAX_ANIMATED = 50, 60, 16
+_STEPS, _MAX_FRAMES, _MAX_ANIMATED, _MAX_COLUMNS = 50, 60, 16, 16
 
 
 @dataclass
@@ -108,7 +108,9 @@ def sample(args: Sample) -> int:
             for index, picture in enumerate(to_pictures(state.x_t), args.first + start):
                 save_picture(picture, out / f"{index:05d}.png")
                 pictures.append(picture)
-    sheet = save_picture(grid(pictures, scale=scale_for(shape[1:])), out / "grid.png")
+    turns = len(args.classes or subject.class_names)
+    columns = turns if 2 < turns <= _MAX_COLUMNS else None  # a class in each
+    sheet = save_picture(grid(pictures, columns=columns, scale=scale_for(shape[1:])), out / "grid.png")
     say(console, f"{args.num:,} images in {out}\ngrid: {sheet}")
     if frames:
         film = save_animation(frames, out / f"reverse.{args.animation}")
