@@ -13,7 +13,7 @@ from nelbo.run import load, read_config
 
 CPU = torch.device("cpu")
 NAMES = ("cats", "dogs", "eels")
-WILD = ("--warmup-images", "0", "--learning-rate", "0.02", "--no-decay", "--ema-half-life", "1", "--coarse-pool", "1")
+WILD = tuple("--warmup-images 0 --learning-rate 0.02 --no-decay --ema-half-life 1 --coarse-pool 1".split())
 
 
 @pytest.fixture

@@ -78,8 +78,10 @@ def test_the_curve_and_the_floor_in_logarithms(tmp_path, drawn):
     assert high == pytest.approx(max(means) * 1.1)
     assert floor.get_label() == "floor, whatever the network: 1.200 bits/dim"
     x, y = floor.get_data()
-    assert (x[0], y[0], x[998], y[998]) == (1, 0.5, 999, 0.5 / 999)
-    assert math.isnan(y[999])  # nothing to pay there, and no logarithm of it
+    assert x.tolist()[:4] == [0.5, 1.5, 1.5, 2.5]  # a step is as wide as in the curve: one alone can be seen
+    assert y.tolist()[:4] == [0.5, 0.5, 0.25, 0.25]
+    assert (x[1997], y[1997]) == (999.5, 0.5 / 999)
+    assert math.isnan(y[1998])  # nothing to pay there, and no logarithm of it
     assert axes.get_ylim()[0] < min(means)
     assert axes.get_ylim()[0] > min(means) / 100
 

@@ -52,8 +52,9 @@ def plot_bound(audit: dict[str, Any], path: Path) -> Path:
     lowest = min(step["bits_per_dim"] for part in curves.values() for step in part["steps"])
     floor = audit["floor"]
     label = f"floor, whatever the network: {floor['bits_per_dim']:.3f} bits/dim"
-    shown = [value if value > 0 else math.nan for value in floor["steps"]]
-    axes.plot(range(1, len(shown) + 1), shown, color="black", linestyle=":", linewidth=1.2, label=label)
+    edges = [edge for t in range(1, len(floor["steps"]) + 1) for edge in (t - 0.5, t + 0.5)]
+    shown = [value if value > 0 else math.nan for value in floor["steps"] for _ in range(2)]
+    axes.plot(edges, shown, color="black", linestyle=":", linewidth=1.6, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(bottom=max(0.2 * lowest, 1e-12))
