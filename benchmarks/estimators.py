@@ -20,13 +20,14 @@ from torch import Tensor
 
 from nelbo import paths
 from nelbo.bound import bound_term
+from nelbo.build import build
 from nelbo.data import IntakeOptions, levels_to_unit, open_store
 from nelbo.evaluation.likelihood import estimate_likelihood, pilot_plan
 from nelbo.evaluation.plan import Plan, geometric, strata
 from nelbo.parameterization import X0
 from nelbo.presets import PRESETS
 from nelbo.reverse import ReverseProcess
-from nelbo.run import build, intake_options, load, run_of
+from nelbo.run import intake_options, load, run_of
 from nelbo.schedule import NoiseSchedule
 from nelbo.tables import gather
 from nelbo.units import bits_per_dim

@@ -19,6 +19,7 @@ from benchmarks.kid import features, kernel_distance
 from PIL import Image
 from rich.console import Console
 
+from nelbo.build import build
 from nelbo.cli.classes import labels_for
 from nelbo.config import Config
 from nelbo.data import IntakeOptions, open_store, threshold_for, unit_to_levels
@@ -26,7 +27,6 @@ from nelbo.evaluation.likelihood import estimate_likelihood
 from nelbo.presets import PRESETS
 from nelbo.report.pictures import grid, save_picture
 from nelbo.reverse import ReverseProcess
-from nelbo.run import build
 from nelbo.samplers import sample
 from nelbo.training import checkpoint
 from nelbo.training.batches import Batches

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nelbo.build import build
 from nelbo.objectives import OBJECTIVES
 from nelbo.presets import PRESETS
-from nelbo.run import build
 from nelbo.training.allocator import keep_freed_memory
 from nelbo.training.precision import autocast, chosen_device
 from nelbo.training.state import TrainingState

@@ -3,9 +3,9 @@ import typing
 
 import pytest
 
+from nelbo.build import build
 from nelbo.cli.train import Train
 from nelbo.presets import DEFAULT_PRESET, PRESETS
-from nelbo.run import build
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n != "ddpm"])

@@ -11,10 +11,10 @@ import torch
 
 import nelbo
 from nelbo import FixedLarge, FixedSmall, LearnedRange, NoiseSchedule
+from nelbo.build import build
 from nelbo.config import Config, ConfigError, DataConfig, NetworkConfig, ProcessConfig, TrainingConfig
 from nelbo.run import (
     RunConfig,
-    build,
     check_writable,
     checkpoints_path,
     config_path,

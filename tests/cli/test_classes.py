@@ -13,7 +13,10 @@ from nelbo.run import load, read_config
 
 CPU = torch.device("cpu")
 NAMES = ("cats", "dogs", "eels")
-WILD = tuple("--warmup-images 0 --learning-rate 0.02 --no-decay --ema-half-life 1 --coarse-pool 1".split())
+WILD = (
+    *("--warmup-images", "0", "--learning-rate", "0.02", "--no-decay", "--ema-half-life", "1"),
+    *("--coarse-pool", "1"),
+)
 
 
 @pytest.fixture

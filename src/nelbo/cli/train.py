@@ -69,9 +69,10 @@ def train(args: Train) -> int:
     """Train, or go on training."""
     from rich.console import Console
 
+    from nelbo.build import build
     from nelbo.cli.classes import labels_for
     from nelbo.data import open_store
-    from nelbo.run import build, check_writable, checkpoints_path, intake_options
+    from nelbo.run import check_writable, checkpoints_path, intake_options
     from nelbo.terminal import say
     from nelbo.training.batches import Batches
     from nelbo.training.log import TrainingLog
