@@ -30,7 +30,7 @@ def test_a_run_against_itself_and_against_another(run, train, tmp_path, capsys):
 
 
 def test_what_cannot_be_compared(run, train, tmp_path, capsys):
-    assert train("wide", "--image-size", 8, 8, "--max-steps", 1) == 0
+    assert train("wide", "--image-size", 8, 8, "--coarse-pool", 1, "--max-steps", 1) == 0
     capsys.readouterr()
     assert compare(run, "wide") == 2
     assert "no image fits both" in capsys.readouterr().err
