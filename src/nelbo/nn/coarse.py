@@ -54,8 +54,8 @@ class CoarseToFine(nn.Module):
         if height % self.size_divisor or width % self.size_divisor:
             raise ValueError(
                 f"images of height {height} and width {width} do not fit this network: for its coarse part, on"
-                f" squares of {self.pool} pixels, both sides must be divisible by {self.size_divisor}. Resize or crop"
-                " the images, or do without the coarse part (--coarse-pool 1)"
+                f" squares of {self.pool} pixels, both sides must be divisible by {self.size_divisor}. Resize or"
+                " crop the images, or do without the coarse part (--coarse-pool 1)"
             )
 
     def forward(
