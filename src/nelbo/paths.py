@@ -5,7 +5,7 @@ L_0 depends on its own two ends alone, so the best path is a shortest path.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nelbo.schedule import NoiseSchedule
 
+Shares = TypeVar("Shares", float, Tensor)
 Costs = Float[Tensor, "T_plus_1 T_plus_1"]
 
 
@@ -44,14 +45,14 @@ def shifted(num_timesteps: int, num_steps: int) -> list[int]:
     _check(num_timesteps, num_steps)
     if num_steps == 1:
         return [num_timesteps]
-    shares = [float(shift(k / (num_steps - 1), 3.0)) for k in range(num_steps)]
+    shares = [shift(k / (num_steps - 1), 3.0) for k in range(num_steps)]
     steps = [num_timesteps]
     for k in range(num_steps - 2, -1, -1):  # from the noise on, where they would fall on one another
         steps.append(max(k + 1, min(1 + round(shares[k] * (num_timesteps - 1)), steps[-1] - 1)))
     return steps[::-1]
 
 
-def shift(shares: Any, s: float) -> Any:
+def shift(shares: Shares, s: float) -> Shares:
     """Move numbers in [0, 1] towards 1, the noise: s u/(1 + (s − 1) u), whose slope is s at 0 and 1/s at 1.
 
     Equation: Esser2024 (23)

@@ -150,9 +150,8 @@ class ReverseProcess(nn.Module):
 
         Lecture: x_T ~ N(0, I)
         """
-        zero = self.schedule.betas.new_zeros(
-            ()
-        )  # float64; of rank 0, so that draws keep the dtype of the mean
+        # float64, and of rank 0, so that draws keep the dtype of the mean.
+        zero = self.schedule.betas.new_zeros(())
         return Gaussian(mean=zero.to(torch.get_default_dtype()).expand(*shape), log_variance=zero)
 
     def p_transition(self, x_t: Float[Tensor, "B *dims"], t: Timestep, *, label: Label = None) -> Gaussian:

@@ -84,14 +84,15 @@ def train(args: Train) -> int:
     _check_limits(args.limits)
     check(config)
     device = chosen_device(args.device)
-    build(config)  # refuses a network that does not fit, before images are read
+    reverse = build(config)  # refuses a network that does not fit, before images are read
     run_config = _existing_run(args)
     check_writable(args.out, "--out")
     data = config.data
     store = open_store(args.data, intake_options(data), progress=sys.stderr.isatty())
     run_config = run_config or _new_run(args, store)
     classes = run_config.class_names
-    reverse = build(config, num_classes=len(classes) or None)
+    if classes:
+        reverse = build(config, num_classes=len(classes))
     split = store.split(run_config.held_out_threshold)
     say(console, f"{args.data}: {store.describe()}")
     num_weights = sum(p.numel() for p in reverse.parameters())

@@ -69,17 +69,14 @@ class CoarseToFine(nn.Module):
         if bool(is_high.all()):
             return self._coarse(x, clock, label)
         if not bool(is_high.any()):
-            return self._fine(x, clock, label)
+            out: Tensor = self.fine(x, clock, label)
+            return out
         low, high = (part.nonzero().squeeze(1) for part in (~is_high, is_high))
         parts = [
             network(x[part], clock[part], None if label is None else label[part])
-            for network, part in ((self._fine, low), (self._coarse, high))
+            for network, part in ((self.fine, low), (self._coarse, high))
         ]
         return torch.cat(parts)[torch.argsort(torch.cat([low, high]))]
-
-    def _fine(self, x: Tensor, clock: Tensor, label: Tensor | None) -> Tensor:
-        out: Tensor = self.fine(x, clock, label)
-        return out
 
     def _coarse(self, x: Tensor, clock: Tensor, label: Tensor | None) -> Tensor:
         means = F.avg_pool2d(x, self.pool)
