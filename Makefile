@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # The CPU build of torch, unless there is an NVIDIA GPU to use.
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints.txt)
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench bench-check clean
 
 setup: $(STAMP)
 
@@ -32,8 +32,12 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest
 
+# The peers, where they are wanted: $(BIN)/pip install --no-deps -r benchmarks/requirements-peers.txt
 bench: setup
 	$(BIN)/python -m benchmarks
+
+bench-check: setup
+	$(BIN)/python -m benchmarks check
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

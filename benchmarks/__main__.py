@@ -7,10 +7,17 @@ ALL = {
     "steps": "images/s of a training step and of a network evaluation, and the fraction of the convolution ceiling",
     "recipe": "held-out bits/dim of variants of the quick preset after the same training time (hours)",
     "training": "images/s of a full training step, beside peers of the same size as they ship (minutes)",
+    "ceilings": "the machine itself: products, convolutions, copies, and a preset's convolutions (a minute)",
+    "time_to_quality": "held-out bits/dim that peers reach in 20 minutes and nelbo in 4 (an hour)",
+    "sampling": "pictures per second of a network and of a whole sampler, beside diffusers with the same weights",
+    "levers": "what each lever of a training step gains, one at a time (minutes)",
+    "loading": "milliseconds of a batch from the store, warm and cold (seconds)",
+    "startup": "seconds to help, to an import, to the first step",
+    "check": "the ratios of training, steps, sampling and startup, beside those on record (some ten minutes)",
     "short_paths": "bits/dim of a run with K steps, by variance and path (minutes)",
     "estimators": "variance of the bound's estimators for the same network evaluations (seconds to half an hour)",
 }
-QUICK = ("steps",)
+QUICK = ("ceilings", "steps", "loading", "startup", "training", "sampling")
 
 
 def main(arguments: list[str]) -> int:

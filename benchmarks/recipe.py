@@ -61,6 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "muon 0.02": {"muon_learning_rate": 0.02},
     "muon 0.006": {"muon_learning_rate": 0.006},
     "width 32": {"base_width": 32},
+    "width 48": {"base_width": 48, "coarse_width": 64},
     "fine only, 32 (1, 3, 4, 4)": {**FINE, "base_width": 32, "multipliers": (1, 3, 4, 4)},
     "fine only, patch 4": {
         **FINE, "patch": 4, "base_width": 96, "multipliers": (1, 2), "attention_levels": (1,)

@@ -2,110 +2,100 @@
 
     python -m benchmarks training
 
-A step is noise, forward, backward, clipping, optimiser and average. For each peer, nelbo's own network is chosen
-from a small family so that its parameters and FLOPs are the peer's within a tenth; it runs as `nelbo train` runs
-it. All are timed in turn, A B A B, and medians are reported, with the fraction of the convolution ceiling measured
-beside.
+A step is noise, forward, backward, clipping, optimiser and average. Ours is a network of the peer's parameters and
+FLOPs (within a tenth), stepped as `nelbo train` steps it. All take turns, A B A B, each in its own process; medians
+are reported, with the fraction of what the network's convolutions, each alone, do on this machine, and the peak of
+the process's memory. Beside the peer as it ships: the peer given bfloat16 and our malloc settings.
 """
 
 import argparse
-import itertools
-import math
-import statistics
-import time
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from benchmarks.peers import Contender, denoising_diffusion_pytorch_as_shipped, diffusers_as_shipped
-from torch import Tensor, nn
+from benchmarks.ceilings import convolution_ceiling
+from benchmarks.peers import PEERS, Trainee
+from benchmarks.turns import Contender, Timing, take_turns
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nelbo import NoiseSchedule, ReverseProcess, UNet, V, randomness, simple
-from nelbo.objectives import stratified_uniforms, uniform_timesteps
-from nelbo.randomness import Purpose
-from nelbo.training.allocator import keep_freed_memory
-from nelbo.training.precision import autocast
+from nelbo import NoiseSchedule, ReverseProcess, UNet, V
+from nelbo.training.batches import Batch
+from nelbo.training.precision import bfloat16_pays
 from nelbo.training.settings import TrainingConfig
 from nelbo.training.state import TrainingState
+from nelbo.training.step import Step
 
 SHAPE = (3, 64, 64)
-MULTIPLIERS = (
-    (1, 2, 2, 4),
-    (1, 2, 4, 4),
-    (1, 2, 4, 8),
-    (1, 2, 3, 4),
-    (1, 2, 2, 2),
-    (1, 1, 2, 2),
-    (1, 2),
-    (1, 2, 4),
-)
+CPU = torch.device("cpu")
+AS_LARGE_AS: dict[str, dict[str, Any]] = {
+    "diffusers": {
+        "base_width": 64, "multipliers": (1, 4, 4), "blocks_per_level": 1, "attention_levels": (2,), "groups": 8
+    },
+    "denoising-diffusion-pytorch": {
+        "base_width": 96, "multipliers": (1, 2, 2), "blocks_per_level": 1, "attention_levels": (), "groups": 8
+    },
+}  # fmt: skip
 
 
-def forward_flops(network: nn.Module) -> float:
-    """Of one image."""
+def ours(peer: str, optimizer: str) -> Trainee:
+    """Our network of the peer's size, and our step."""
+    network = UNet(**AS_LARGE_AS[peer], patch=2)
+    reverse = ReverseProcess(network, NoiseSchedule.cosine(), V())
+    reverse.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    settings = TrainingConfig(optimizer=optimizer)  # type: ignore[arg-type]
+    state = TrainingState.fresh(network, settings)
+    step = Step(reverse, settings, state)
+
+    def train(x_0: Tensor, _done: float) -> None:
+        numbers = torch.arange(state.images, state.images + len(x_0))
+        figures = step.gradient(Batch(x_0, numbers, None))
+        figures.are_finite()
+        step.update(figures, rate_factor=1.0)
+
+    return Trainee(network, train, lambda: reverse)
+
+
+def prepare(make: Callable[[], Trainee], batch: int) -> tuple[Callable[[], object], dict[str, Any]]:
+    """A step on one batch, and the network's size."""
+    trainee = make()
+    x_0 = torch.rand(batch, *SHAPE) * 2 - 1
     x, clock = torch.zeros(1, *SHAPE), torch.zeros(1, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(x, clock)
-    return float(counter.get_total_flops())
+        trainee.network(x, clock)
+    facts = {
+        "parameters": sum(p.numel() for p in trainee.network.parameters()),
+        "flops": 3.0 * counter.get_total_flops(),
+    }
+    return lambda: trainee.step(x_0, 0.1), facts
 
 
-def num_parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def ours_like(peer: Contender, optimizer: str) -> Contender:
-    """Our network of the peer's size, and our step."""
-    wanted = (num_parameters(peer.network), forward_flops(peer.network))
-
-    def distance(options: dict[str, object]) -> float:
-        network = UNet(**options)  # type: ignore[arg-type]
-        params = abs(math.log(num_parameters(network) / wanted[0]))
-        if params > 0.2:
-            return params + 1
-        return max(params, abs(math.log(forward_flops(network) / wanted[1])))
-
-    family = (
-        {"base_width": width, "multipliers": multipliers, "blocks_per_level": blocks, "patch": 2, "groups": 8,
-         "attention_levels": (len(multipliers) - 1,)}
-        for width, multipliers, blocks in itertools.product(range(32, 129, 8), MULTIPLIERS, (1, 2, 3))
+def contest(peer: str, batch: int, rounds: int, threads: int) -> list[Timing]:
+    """The peer as it ships, the peer given our arithmetic and malloc, and ours with either optimiser."""
+    one = functools.partial(prepare, batch=batch)
+    return take_turns(
+        [
+            Contender(f"{peer}, as shipped", one, (PEERS[peer],), keeps_memory=False),
+            Contender(f"nelbo, AdamW: {AS_LARGE_AS[peer]}", one, (functools.partial(ours, peer, "adamw"),)),
+            Contender(
+                f"{peer}, given bfloat16 and our malloc settings", one,
+                (functools.partial(PEERS[peer], bfloat16=bfloat16_pays(CPU)),),
+            ),
+            Contender("nelbo, Muon", one, (functools.partial(ours, peer, "muon"),)),
+        ],
+        rounds=rounds,
+        threads=threads,
     )  # fmt: skip
-    options = min(family, key=distance)
-    reverse = ReverseProcess(UNet(**options), NoiseSchedule.cosine(), V())
-    reverse.to(memory_format=torch.channels_last)
-    settings = TrainingConfig(optimizer=optimizer)  # type: ignore[arg-type]
-    state = TrainingState.fresh(reverse.network, settings)
-
-    def step(x_0: Tensor) -> None:
-        size = len(x_0)
-        numbers = torch.arange(state.images, state.images + size)
-        offset = randomness.uniform(0, Purpose.TIMESTEP, numbers[:1])[0]
-        t = uniform_timesteps(stratified_uniforms(offset, torch.arange(size), size), 1000)
-        eps = randomness.normal(0, Purpose.FORWARD_NOISE, numbers, SHAPE)
-        with autocast(torch.device("cpu"), settings.precision):
-            loss = simple(reverse, x_0, eps, t).mean()
-        reverse.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(reverse.parameters(), 1.0)
-        for one in state.optimizers:
-            one.step()
-        state.images += size
-        state.ema.update(size, state.images)
-        loss.item()
-
-    return Contender(f"nelbo ({optimizer}), as large as {peer.name}: {options}", reverse.network, step)
 
 
-def convolution_ceiling(rounds: int) -> float:
-    """FLOP/s of 3×3 convolutions, forward and backward, in the arithmetic that training uses."""
-    layer = nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last)
-    x = torch.randn(16, 128, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
-    times = []
-    for _ in range(rounds + 2):
-        begun = time.perf_counter()
-        with autocast(torch.device("cpu"), "auto"):
-            out = layer(x)
-        out.backward(torch.ones_like(out))
-        times.append(time.perf_counter() - begun)
-    return 3 * 2 * 16 * 16 * 16 * 128 * 128 * 9 / statistics.median(times[2:])
+def ratios() -> dict[str, float]:
+    """What `make bench-check` compares: images/s over each peer's, with AdamW."""
+    found = {}
+    for peer in PEERS:
+        theirs, mine, *_ = contest(peer, 16, 5, torch.get_num_threads())
+        found[f"training, times {peer}"] = theirs.median / mine.median
+    return found
 
 
 def main(arguments: list[str]) -> None:
@@ -113,41 +103,27 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=list(PEERS))
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    keep_freed_memory()  # of the whole process: the peers have it, too
-    x_0 = torch.rand(args.batch, *SHAPE) * 2 - 1
-
-    for make in (diffusers_as_shipped, denoising_diffusion_pytorch_as_shipped):
-        peer = make()
-        contenders = [peer, ours_like(peer, "adamw"), ours_like(peer, "muon")]
-        times: dict[str, list[float]] = {c.name: [] for c in contenders}
-        ceilings = []
-        for number in range(args.rounds + 2):
-            for contender in contenders:
-                begun = time.perf_counter()
-                contender.step(x_0)
-                if number >= 2:
-                    times[contender.name].append(time.perf_counter() - begun)
-            ceilings.append(convolution_ceiling(5))
-        ceiling = statistics.median(ceilings)
+    dtype = torch.bfloat16 if bfloat16_pays(CPU) else torch.float32
+    for peer in args.peers:
+        timings = contest(peer, args.batch, args.rounds, args.threads)
+        ceiling = convolution_ceiling(UNet(**AS_LARGE_AS[peer], patch=2), SHAPE, args.batch, dtype)
         print(
-            f"\nconvolution ceiling: {ceiling / 1e9:.0f} GFLOP/s; {args.threads} threads, batch {args.batch}\n"
+            f"\n{args.threads} threads, batch {args.batch}; the convolutions of nelbo's network, each alone:"
+            f" {ceiling / 1e9:.0f} GFLOP/s\n\n"
+            "| | parameters | GFLOP/image | images/s (spread) | GFLOP/s | of the ceiling | peak memory | images/s"
+            " over the peer's | FLOP/s over the peer's |\n|---|---|---|---|---|---|---|---|---|"
         )
-        print(
-            "| | parameters | GFLOP/image | images/s (spread) | GFLOP/s | of the ceiling | against the peer |"
-        )
-        print("|---|---|---|---|---|---|---|")
-        base = statistics.median(times[peer.name])
-        for contender in contenders:
-            median, flops = statistics.median(times[contender.name]), 3 * forward_flops(contender.network)
-            rate = args.batch / median
-            low, high = (
-                args.batch / bound for bound in (max(times[contender.name]), min(times[contender.name]))
-            )
+        base = timings[0]
+        for timing in timings:
+            rate, flops = args.batch / timing.median, timing.facts["flops"]
+            low, high = (args.batch / bound for bound in (max(timing.seconds), min(timing.seconds)))
+            gain = base.median / timing.median
             print(
-                f"| {contender.name} | {num_parameters(contender.network) / 1e6:.2f} M | {flops / 1e9:.2f} |"
+                f"| {timing.name} | {timing.facts['parameters'] / 1e6:.2f} M | {flops / 1e9:.2f} |"
                 f" {rate:.1f} ({low:.1f}–{high:.1f}) | {rate * flops / 1e9:.0f} | {rate * flops / ceiling:.0%} |"
-                f" {base / median:.2f} |",
+                f" {timing.peak_bytes / 2**30:.2f} GiB | {gain:.2f} | {gain * flops / base.facts['flops']:.2f} |",
                 flush=True,
             )

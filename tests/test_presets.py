@@ -24,7 +24,7 @@ def test_a_preset_ends_and_says_whom_it_is_for(name):
 
 def test_the_command_line_offers_every_preset():
     (offered, *_) = typing.get_args(typing.get_type_hints(Train, include_extras=True)["preset"])
-    assert list(typing.get_args(offered)) == list(PRESETS)
+    assert list(typing.get_args(offered)) == ["auto", *PRESETS]
     assert DEFAULT_PRESET in PRESETS
 
 

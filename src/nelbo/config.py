@@ -177,6 +177,7 @@ def check(config: Config) -> None:
         (network, "coarse_from", "a share of T between 0 and 1, such as 0.7", 0 < network.coarse_from < 1),
         (data, "held_out", "a share between 0 and 1, such as 0.1", 0 < data.held_out < 1),
         (training, "batch_size", "at least 1", training.batch_size >= 1),
+        (training, "micro_batch", "at least 1", training.micro_batch is None or training.micro_batch >= 1),
         (training, "learning_rate", "a positive number", 0 < training.learning_rate < math.inf),
         (training, "muon_learning_rate", "a positive number", 0 < training.muon_learning_rate < math.inf),
         (training, "warmup_images", "at least 0", training.warmup_images >= 0),

@@ -22,6 +22,7 @@ from nelbo.config import Config, ConfigError, DataConfig, from_json, to_json
 from nelbo.data import IntakeOptions
 from nelbo.evaluation.profile import ErrorProfile
 from nelbo.files import written_whole
+from nelbo.presets import DEFAULT_PRESET
 from nelbo.reverse import ReverseProcess
 from nelbo.training import checkpoint
 from nelbo.training.checkpoint import Checkpoint, CheckpointError
@@ -38,6 +39,7 @@ class RunConfig:
         held_out_threshold: images whose content hash is below it are never trained on.
         config: the rest.
         class_names: of the classes that the network learns, in the order of their labels; empty for none.
+        preset: where the configuration began.
         format: the version of this file.
     """
 
@@ -45,6 +47,7 @@ class RunConfig:
     held_out_threshold: float
     config: Config
     class_names: tuple[str, ...] = ()
+    preset: str = DEFAULT_PRESET
     format: int = FORMAT
 
 

@@ -38,9 +38,9 @@ def test_help_of_a_command_has_its_example_and_defaults(name, capsys):
     assert f"Example: nelbo {name} " in shown
     assert f"usage: nelbo {name}" in shown
     minutes = f"(default: {PRESETS['quick'].limits.max_minutes})"
-    defaults = {"train": minutes, "sample": "(default: 64)"}
+    defaults = {"train": minutes, "sample": "(default: 64)", "doctor": "(default: 100)"}
     assert defaults.get(name, "(default: 24)") in shown
-    assert {"train": "DATA", "compare": " A B"}.get(name, "RUN") in shown
+    assert {"train": "DATA", "doctor": "DATA", "compare": " A B"}.get(name, "RUN") in shown
 
 
 def test_help_shows_the_defaults_of_the_preset(capsys):

@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 import nelbo
+from nelbo import calibration
+from nelbo.calibration import Cost
 from nelbo.cli import main
 from nelbo.cli import train as train_command
 from nelbo.presets import PRESETS
@@ -80,7 +82,74 @@ def test_without_a_limit_it_is_the_presets(limits_of):
     for name, preset in PRESETS.items():
         assert limits_of("--preset", name) == preset.limits
     assert limits_of() == PRESETS["quick"].limits
-    assert limits_of("--max-minutes", "10").max_minutes == 10
+    assert limits_of("--max-minutes", "1").max_minutes == 1
+
+
+@pytest.fixture
+def preset_of(monkeypatch):
+    """The preset and the configuration that a command line comes to, where training costs what is given here."""
+
+    def preset_of(*arguments, rates=(100.0, 10.0, 1.0)):
+        seen, costs = [], dict(zip(PRESETS, rates))
+
+        def cost_of(config, device):
+            (name,) = [
+                n for n, p in PRESETS.items() if p.config.network.base_width == config.network.base_width
+            ]
+            seen.append(name)
+            return Cost(costs[name], 100.0, 1)
+
+        monkeypatch.setattr(calibration, "cost_of", cost_of)
+        monkeypatch.setattr(train_command, "train", lambda args: seen.append(args) or 0)
+        assert main(["train", "photos", "--out", "run", *arguments]) == 0
+        *measured, args = seen
+        assert args.config == dataclasses.replace(PRESETS[args.preset].config, data=args.config.data)
+        return args, measured
+
+    return preset_of
+
+
+def test_max_minutes_takes_the_preset_that_is_best_for_so_long_here(preset_of, capsys):
+    enough = PRESETS["overnight"].worth_from / 600  # minutes, at ten images a second
+    args, measured = preset_of("--max-minutes", f"{1.1 * enough}")
+    assert (args.preset, measured) == ("overnight", ["quick", "overnight", "ddpm"])
+    assert args.limits.max_minutes == 1.1 * enough
+    assert args.limits.sample_minutes == PRESETS["overnight"].limits.sample_minutes
+    shown = capsys.readouterr().out
+    assert "quick: 100 images/s here" in shown
+    assert f"worth it from {PRESETS['overnight'].worth_from:,}" in shown
+    assert "training with --preset overnight" in shown
+    args, measured = preset_of(f"--max_minutes={0.9 * enough}", "--flip", "--preset", "auto")
+    assert (args.preset, measured) == ("quick", ["quick", "overnight"])  # the next are larger still
+    assert args.config.data.flip
+    assert args.limits.max_minutes == 0.9 * enough
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        ([], "quick"),
+        (["--max-images", "1000000000"], "quick"),
+        (["--max-minutes", "1.5"], "quick"),
+        (["--max-minutes", "1e6", "--preset", "quick"], "quick"),
+        (["--max-minutes", "20", "--preset=ddpm"], "ddpm"),
+    ],
+)
+def test_nothing_is_measured_where_there_is_nothing_to_choose(preset_of, arguments, preset):
+    args, measured = preset_of(*arguments)
+    assert (args.preset, measured) == (preset, [])
+
+
+def test_going_on_needs_no_option_but_the_limit(run, photos, capsys, monkeypatch):
+    """The run's own configuration is taken, whatever a calibration would say now."""
+    monkeypatch.setattr(calibration, "cost_of", lambda *_: pytest.fail("measured again"))
+    where = ["train", str(photos), "--out", str(run), "--sample-minutes", "0"]
+    assert main([*where, "--max-steps", "13", "--max-minutes", "60"]) == 0
+    assert "resuming from step-00000012" in capsys.readouterr().out
+    assert main([*where, "--max-steps", "14", "--batch-size", "5"]) == 2
+    assert "was started with --batch-size 4, this command says --batch-size 5" in capsys.readouterr().err
+    assert main([*where, "--max-steps", "14", "--preset", "overnight"]) == 2
+    assert "was started with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

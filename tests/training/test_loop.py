@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from nelbo import NoiseSchedule, UNet, variational, variational_bound
 from nelbo.data import levels_to_unit
 from nelbo.objectives import simple
-from nelbo.training import checkpoint
+from nelbo.training import checkpoint, loop, step
 from nelbo.training.checkpoint import CheckpointError
 from nelbo.training.loop import DivergedError, _passes, _rate_factor
 from nelbo.training.precision import autocast, chosen_device
@@ -123,6 +123,50 @@ def test_what_is_not_finite_stops_the_step_and_is_named(where, run_training, mak
     for part, tensors in files(tmp_path / "run").items():
         for name, value in tensors.items():
             assert_close(value, good[part][name], **BITWISE)
+
+
+@pytest.fixture
+def reads_late(monkeypatch):
+    """As on a GPU, where the host does not wait for the figures of every step."""
+    monkeypatch.setattr(loop, "_reads_at_once", lambda device: False)
+
+
+def test_figures_that_are_read_late_change_nothing(run_training, tmp_path, monkeypatch):
+    run_training(tmp_path / "at-once", max_steps=23)
+    monkeypatch.setattr(loop, "_reads_at_once", lambda device: False)
+    run_training(tmp_path / "late", max_steps=23)
+    assert losses(tmp_path / "late") == losses(tmp_path / "at-once")
+    for part, tensors in files(tmp_path / "at-once").items():
+        for name, value in tensors.items():
+            assert_close(files(tmp_path / "late")[part][name], value, **BITWISE)
+
+
+def test_what_is_not_finite_is_named_late_and_never_saved(reads_late, run_training, make_reverse, tmp_path):
+    run_training(tmp_path / "run", max_steps=7)
+    reverse, calls = make_reverse(), []
+
+    def spoil_the_first(module, inputs, output):
+        calls.append(1)
+        return output.index_fill(0, torch.tensor([2]), math.nan) if len(calls) == 1 else None
+
+    reverse.network.conv_out.register_forward_hook(spoil_the_first)
+    message = (
+        r"step 8 is not finite: the loss of 1 of 6 images: image \d+ at t = \d+\. Training ended; the last"
+    )
+    with pytest.raises(DivergedError, match=message):
+        run_training(tmp_path / "run", reverse, max_steps=20)
+    assert len(calls) == 3  # at the tenth step there was a line to write
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000007"]
+
+
+def test_a_compiled_run_says_so(run_training, make_reverse, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(step, "_compiled", lambda function: compiled.append(function) or function)
+    run_training(tmp_path / "run", changes={"compile": "on"}, max_steps=2)
+    assert len(compiled) == 1
+    assert "compiling the network" in (tmp_path / "run" / "out.txt").read_text()
+    run_training(tmp_path / "other", changes={"compile": "auto"}, max_steps=2)
+    assert len(compiled) == 1
 
 
 def _poison(module, inputs):

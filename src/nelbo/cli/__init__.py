@@ -9,6 +9,7 @@ from importlib import import_module
 from nelbo import __version__
 
 COMMANDS = {
+    "doctor": "say what is in the data, and what training on them will cost on this machine",
     "train": "train a model on images, or go on with a run that was interrupted",
     "sample": "draw images from a run",
     "evaluate": "say how good a run is, in bits per dimension, with its error bars",

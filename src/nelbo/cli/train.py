@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,12 @@ from nelbo.training.settings import Limits
 _EXAMPLE = """Train a model on images. The same command again goes on where the run stopped.
 
 Example: nelbo train photos/ --out runs/photos --max-minutes 10"""
-_PRESET_HELP = "Where the defaults of all other options come from. " + "; ".join(
-    f"{name}: {preset.summary}" for name, preset in PRESETS.items()
+_PRESET_HELP = (
+    "Where the defaults of all other options come from; those shown here are of quick. auto: with --max-minutes,"
+    " what is best for so long on this machine, measured in some ten seconds; else quick. "
+    + "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
 )
+_TOO_SHORT_TO_CALIBRATE = 2.0  # minutes
 _SAMPLES, _SAMPLE_STEPS = 16, 25
 
 
@@ -30,7 +34,9 @@ class Train:
     """A folder of images (nested), a .zip or .tar of them, a .npy or .npz of uint8, or builtin:emoji."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
-    preset: Annotated[Literal["quick", "overnight", "ddpm"], tyro.conf.arg(help=_PRESET_HELP)] = "quick"
+    preset: Annotated[Literal["auto", "quick", "overnight", "ddpm"], tyro.conf.arg(help=_PRESET_HELP)] = (
+        "auto"
+    )
     device: str = "auto"
     """cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     limits: Limits = field(default_factory=Limits)
@@ -39,13 +45,29 @@ class Train:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse and run."""
-    name = _preset_in(arguments)
-    limits = PRESETS[name].limits
-    if any(argument.replace("_", "-").startswith("--max-") for argument in arguments):
+    preset = _preset_in(arguments)
+    args = _parse(arguments, preset, PRESETS[preset or DEFAULT_PRESET].config)
+    if args.preset != "auto":
+        return train(args)
+    begun = _existing_run(args.out)
+    if begun is not None:
+        args = _parse(arguments, begun.preset, begun.config)
+    elif args.limits.max_minutes is not None and "--max-minutes" in _options(arguments):
+        name = _calibrated(arguments, args)
+        args = _parse(arguments, name, PRESETS[name].config)
+    else:
+        args.preset = DEFAULT_PRESET
+    return train(args)
+
+
+def _parse(arguments: Sequence[str], preset: str | None, config: Config) -> "Train":
+    """The options, with the defaults of a preset (of None: quick's, and it is still to be chosen)."""
+    limits = PRESETS[preset if preset in PRESETS else DEFAULT_PRESET].limits
+    if any(option.startswith("--max-") for option in _options(arguments)):
         limits = dataclasses.replace(limits, max_steps=None, max_images=None, max_minutes=None)
-    defaults = Train("", Path(), preset=name, limits=limits, config=PRESETS[name].config)
+    defaults = Train("", Path(), preset=preset or "auto", limits=limits, config=config)  # type: ignore[arg-type]
     defaults.data = defaults.out = tyro.MISSING  # these two have none
-    args = tyro.cli(
+    args: Any = tyro.cli(
         Train,
         prog="nelbo train",
         description=_EXAMPLE,
@@ -53,16 +75,53 @@ def main(arguments: Sequence[str]) -> int:
         default=defaults,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
-    return train(args)
+    if preset is not None:
+        args.preset = preset  # the user's own "--preset auto" has been followed
+    return typing.cast(Train, args)
 
 
-def _preset_in(arguments: Sequence[str]) -> Any:
-    """The preset that the arguments name; a wrong one is left to the parser to refuse."""
+def _options(arguments: Sequence[str]) -> list[str]:
+    return [argument.replace("_", "-").split("=")[0] for argument in arguments]
+
+
+def _preset_in(arguments: Sequence[str]) -> str | None:
+    """The preset that the arguments name; "auto" is none, and a wrong one is left to the parser to refuse."""
     for argument, following in zip(arguments, [*arguments[1:], ""]):
         name = following if argument == "--preset" else argument.removeprefix("--preset=")
         if argument.startswith("--preset") and name in PRESETS:
             return name
-    return DEFAULT_PRESET
+    return None
+
+
+def _calibrated(arguments: Sequence[str], args: "Train") -> str:
+    """The preset that is best for ``--max-minutes``, by what each costs here. It says what it measured."""
+    from rich.console import Console
+
+    from nelbo.calibration import best_preset, cost_of, images_in
+    from nelbo.terminal import say
+
+    minutes = args.limits.max_minutes
+    if minutes is None or not minutes >= _TOO_SHORT_TO_CALIBRATE:
+        return DEFAULT_PRESET
+    console, costs = Console(), {}
+    for name, preset in PRESETS.items():
+        config = _parse(arguments, name, preset.config).config
+        try:
+            check(config)
+            costs[name] = cost_of(config, args.device)
+        except ValueError:
+            if name == DEFAULT_PRESET:
+                raise
+            break  # the user's options make no network of this preset
+        images = images_in(costs[name], minutes)
+        worth = f", worth it from {preset.worth_from:,}" if preset.worth_from else ""
+        rate = costs[name].images_per_second
+        say(console, f"{name}: {rate:.0f} images/s here, {images:,} images in {minutes:g} minutes{worth}")
+        if images < preset.worth_from:
+            break
+    best = best_preset(costs, minutes)
+    say(console, f"training with --preset {best}")
+    return best
 
 
 def train(args: Train) -> int:
@@ -85,7 +144,7 @@ def train(args: Train) -> int:
     check(config)
     device = chosen_device(args.device)
     reverse = build(config)  # refuses a network that does not fit, before images are read
-    run_config = _existing_run(args)
+    run_config = _checked_run(args)
     check_writable(args.out, "--out")
     data = config.data
     store = open_store(args.data, intake_options(data), progress=sys.stderr.isatty())
@@ -150,19 +209,29 @@ def _source(data: str) -> str:
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 
-def _existing_run(args: Train) -> Any:
-    """The configuration of the run in ``args.out``, if there is one and it is the one that is asked for."""
+def _existing_run(out: Path) -> Any:
+    """The configuration of the run in a directory, if one has begun there.
+
+    Raises:
+        ConfigError: if something else is there.
+    """
     from nelbo.run import checkpoints_path, config_path, read_config
 
-    if not config_path(args.out).exists():
-        if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-            raise ConfigError(
-                f"{args.out} exists and is not a run; choose an empty or a new directory for --out"
-            )
+    if not config_path(out).exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} exists and is not a run; choose an empty or a new directory for --out")
         return None
-    found = read_config(args.out)
-    if not any(checkpoints_path(args.out).glob("step-*")):
+    found = read_config(out)
+    if not any(checkpoints_path(out).glob("step-*")):
         return None  # it ended before its first checkpoint, so there is nothing to go on with, or to lose
+    return found
+
+
+def _checked_run(args: Train) -> Any:
+    """The run in ``args.out``, if one has begun there and it is the one that is asked for."""
+    found = _existing_run(args.out)
+    if found is None:
+        return None
     if found.source != _source(args.data):
         raise ConfigError(
             f"{args.out} was trained on {found.source}, not on {_source(args.data)}; choose another --out"
@@ -190,7 +259,7 @@ def _new_run(args: Train, store: Any) -> Any:
         )
     threshold = threshold_for(store.hashes, data.held_out)
     class_names = tuple(store.class_names) if data.classes else ()
-    made = RunConfig(_source(args.data), threshold, args.config, class_names)
+    made = RunConfig(_source(args.data), threshold, args.config, class_names, args.preset)
     write_config(args.out, made)
     return made
 

@@ -1,5 +1,8 @@
 """Which images example number n of a run is made of: a pure function of the seed and n."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +15,23 @@ from nelbo.randomness import Purpose
 _GPU_SHARE = 0.5
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Some examples, on the device.
+
+    Attributes:
+        x_0: images on [−1, 1].
+        numbers: int64, the numbers of the examples that they are.
+        label: int64, their classes, −1 for none or where it is dropped; None where no classes are learned.
+    """
+
+    x_0: Float[Tensor, "B C H W"]
+    numbers: Int[Tensor, "B"]
+    label: Int[Tensor, "B"] | None
+
+
 class Batches:
-    """Training examples, drawn without replacement within an epoch.
+    """Training examples, drawn without replacement within an epoch. While one batch is learned the next is read.
 
     Args:
         images: uint8 (N, C, H, W), the whole store, memory-mapped or not.
@@ -48,6 +66,8 @@ class Batches:
         self.shape: tuple[int, int, int] = images.shape[1:]
         self._on_gpu = _on_gpu(images, indices, device)
         self._epochs: dict[int, np.ndarray] = {}
+        self._reader = ThreadPoolExecutor(1, "nelbo-batches")
+        self._ahead: tuple[tuple[int, int], Future[tuple[np.ndarray, np.ndarray | None]]] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -56,36 +76,51 @@ class Batches:
         """Which training image, 0..N−1, each of the examples ``first`` … ``first + size − 1`` is."""
         examples = np.arange(first, first + size)
         epochs, within = np.divmod(examples, len(self.indices))
-        self._epochs = {int(e): self._order(int(e)) for e in np.unique(epochs)}
-        return np.array([self._epochs[e][i] for e, i in zip(epochs.tolist(), within.tolist())])
+        orders = {int(e): self._order(int(e)) for e in np.unique(epochs)}
+        self._epochs = orders
+        return np.array([orders[e][i] for e, i in zip(epochs.tolist(), within.tolist())])
 
-    def examples(self, first: int, size: int) -> tuple[Float[Tensor, "B C H W"], Int[Tensor, "B"]]:
-        """Images on [−1, 1], and the numbers of the examples that they are, both on the device."""
-        places = self.places(first, size)
+    def batch(self, first: int, size: int) -> Batch:
+        """The examples ``first`` … ``first + size − 1``, the same whatever was asked for before."""
+        places, read = self._read_ahead(first, size)
         numbers = torch.arange(first, first + size, device=self.device)
-        if self._on_gpu is not None:
+        if read is None:
+            assert self._on_gpu is not None
             levels = self._on_gpu[torch.from_numpy(places).to(self.device)]
         else:
-            levels = torch.from_numpy(self._images[self.indices[places]]).to(self.device)
+            levels = torch.from_numpy(read).to(self.device)
         x_0 = levels_to_unit(levels)
         if self._flip:
             mirrored = randomness.uniform(self.seed, Purpose.FLIP, numbers) < 0.5
             x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(-1), x_0)
-        return x_0, numbers
+        return Batch(x_0, numbers, self._label(places, numbers))
 
-    def label(self, first: int, size: int) -> Int[Tensor, "B"] | None:
-        """The classes of the same examples, −1 for none or where it is dropped; None where none are learned."""
+    def _label(self, places: np.ndarray, numbers: Tensor) -> Tensor | None:
         if self._labels is None:
             return None
-        labels = torch.from_numpy(self._labels[self.indices[self.places(first, size)]]).to(self.device)
-        numbers = torch.arange(first, first + size, device=self.device)
+        labels = torch.from_numpy(self._labels[self.indices[places]]).to(self.device)
         dropped = randomness.uniform(self.seed, Purpose.LABEL_DROPOUT, numbers) < self._label_dropout
         return torch.where(dropped, -1, labels)
 
+    def _read_ahead(self, first: int, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """What ``_read`` gives, and the reader begins on the batch after it."""
+        ahead, self._ahead = self._ahead, None
+        found = ahead[1].result() if ahead and ahead[0] == (first, size) else self._read(first, size)
+        following = (first + size, size)
+        self._ahead = following, self._reader.submit(self._read, *following)
+        return found
+
+    def _read(self, first: int, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Places, and the pixels there unless the device has them; a memory-mapped store waits on its disk."""
+        places = self.places(first, size)
+        if self._on_gpu is not None:
+            return places, None
+        # (np.take lets go of the interpreter while it waits on the disk; indexing would not.)
+        return places, np.take(self._images, self.indices[places], axis=0)
+
     def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._epochs:
-            return randomness.permutation(self.seed, epoch, len(self.indices)).numpy()
-        return self._epochs[epoch]
+        known = self._epochs.get(epoch)
+        return randomness.permutation(self.seed, epoch, len(self.indices)).numpy() if known is None else known
 
 
 def _on_gpu(images: np.ndarray, indices: np.ndarray, device: torch.device) -> Tensor | None:

@@ -50,6 +50,13 @@ class TrainingLog:
         minutes = state.seconds / 60
         say(self._console, f"resuming from {path.name}: {state.images:,} images, {minutes:.1f} minutes in")
 
+    def compiling(self) -> None:
+        """The first step will take long."""
+        say(
+            self._console,
+            "compiling the network: the first step takes a minute or more (--compile off: none)",
+        )
+
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
         say(self._console, f"checkpoint {path}")

@@ -15,20 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from nelbo import randomness
-from nelbo.objectives import OBJECTIVES, stratified_uniforms
-from nelbo.randomness import Purpose
 from nelbo.reverse import ReverseProcess
 from nelbo.training import checkpoint
 from nelbo.training.allocator import keep_freed_memory
 from nelbo.training.batches import Batches
 from nelbo.training.log import TrainingLog
-from nelbo.training.precision import autocast
 from nelbo.training.settings import Limits, TrainingConfig
 from nelbo.training.state import TrainingState
-from nelbo.training.timesteps import LossHistory, draw_timesteps
+from nelbo.training.step import Figures, Step, compilation_pays
+from nelbo.training.timesteps import LossHistory
 
 LOG_EVERY = 10
 
@@ -76,11 +72,9 @@ def train(
     """
     keep_freed_memory()
     device = batches.device
-    objective = OBJECTIVES[settings.objective]
-    num_timesteps = reverse.schedule.num_timesteps
     network = _module(reverse.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = list(network.parameters())
-    history = LossHistory(num_timesteps) if settings.timesteps == "loss-second-moment" else None
+    by_loss = settings.timesteps == "loss-second-moment"
+    history = LossHistory(reverse.schedule.num_timesteps) if by_loss else None
     state = TrainingState.fresh(network, settings, history)
 
     found, problems = checkpoint.newest(checkpoints)
@@ -95,57 +89,53 @@ def train(
         path = checkpoint.write(checkpoints, state.step, state.parts(), state.counters(), keep=limits.keep)
         log.saved(path)
 
+    compiled = settings.compile == "on" or (
+        settings.compile == "auto" and compilation_pays(device, limits.max_minutes)
+    )
+    if compiled:
+        log.compiling()
+    step = Step(reverse, settings, state, compiled=compiled)
+    unread: list[Figures] = []
+
+    def read() -> None:
+        for figures in unread:
+            if not figures.are_finite():
+                taken = figures.step <= state.step
+                raise DivergedError(_where_it_diverged(reverse, figures, batches, taken=taken))
+            state.loss_sum += float(figures.loss)
+            state.loss_count += 1
+        unread.clear()
+
     reverse.train()
     since = time.monotonic() - state.seconds
     with _stop_requests() as stop, log.progress(limits, state):
         while state.progress(limits) < 1 and not stop.is_set():
-            first, size = state.images, settings.batch_size
             rate_factor = _rate_factor(state, settings, limits)
-            for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
-                group["lr"] = group["peak_lr"] * rate_factor
-
-            x_0, numbers = batches.examples(first, size)
-            label = batches.label(first, size)
-            offset = randomness.uniform(settings.seed, Purpose.TIMESTEP, numbers[:1])[0]
-            u = stratified_uniforms(offset, torch.arange(size, device=device), size)
-            t, weights = draw_timesteps(u, num_timesteps, history, settings.timestep_shift)
-            eps = randomness.normal(settings.seed, Purpose.FORWARD_NOISE, numbers, batches.shape)
-            # Dropout is the one draw that torch makes itself.
-            torch.manual_seed(_dropout_seed(settings.seed, state.step))
-            with autocast(device, settings.precision):
-                losses = objective(reverse, x_0, eps, t, label=label)
-            loss = (weights.to(losses) * losses).mean()
-            network.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-            if not math.isfinite(float(norm.detach()) + float(loss.detach())):
-                raise DivergedError(_where_it_diverged(reverse, losses, t, batches, first, state.step + 1))
-            for optimizer in state.optimizers:
-                optimizer.step()
-            if history is not None:
-                history.add(t, losses.detach())
-            state.step += 1
-            state.images += size
-            state.ema.update(size, state.images)
+            unread.append(step.gradient(batches.batch(state.images, settings.batch_size)))
+            figures = unread[-1]
+            if _reads_at_once(device):
+                read()
+            step.update(figures, rate_factor)
 
             before, state.seconds = state.seconds, time.monotonic() - since
-            state.loss_sum += float(loss.detach())
-            state.loss_count += 1
             log.step(state)
-            if state.step % LOG_EVERY == 0:
-                log.metrics(
-                    state,
-                    learning_rate=settings.learning_rate * rate_factor,
-                    gradient_norm=float(norm.detach()),
-                )
+            at_line = state.step % LOG_EVERY == 0
+            at_samples = draw_samples is not None and _passes(before, state.seconds, limits.sample_minutes)
+            at_checkpoint = _passes(before, state.seconds, limits.checkpoint_minutes)
+            if at_line or at_samples or at_checkpoint:
+                read()
+            if at_line:
+                rate, norm = settings.learning_rate * rate_factor, float(figures.norm)
+                log.metrics(state, learning_rate=rate, gradient_norm=norm)
                 state.loss_sum, state.loss_count = 0.0, 0
-            if draw_samples and _passes(before, state.seconds, limits.sample_minutes):
+            if at_samples and draw_samples is not None:
                 with state.ema.swapped_in():
                     reverse.eval()
                     draw_samples(state.step)
                     reverse.train()
-            if _passes(before, state.seconds, limits.checkpoint_minutes):
+            if at_checkpoint:
                 save()
+        read()
         if found is None or state.step > int(found.state["step"]):
             save()
     reverse.eval()
@@ -160,6 +150,11 @@ def _module(network: object) -> torch.nn.Module:
     return network
 
 
+def _reads_at_once(device: torch.device) -> bool:
+    """Reading a figure makes the host wait for a GPU: there it is done when there is something to write."""
+    return device.type == "cpu"
+
+
 def _rate_factor(state: TrainingState, settings: TrainingConfig, limits: Limits) -> float:
     """A linear warm-up, and a cosine decay to the end of the run if wanted."""
     warmup = min(1.0, (state.images + settings.batch_size) / max(1, settings.warmup_images))
@@ -171,33 +166,26 @@ def _passes(before: float, now: float, minutes: float) -> bool:
     return minutes > 0 and int(before / (60 * minutes)) < int(now / (60 * minutes))
 
 
-def _dropout_seed(seed: int, step: int) -> int:
-    number = randomness.uniform(seed, Purpose.DROPOUT, torch.tensor([step]))
-    return int(number * 2**53)
-
-
-def _where_it_diverged(
-    reverse: ReverseProcess, losses: Tensor, t: Tensor, batches: Batches, first: int, step: int
-) -> str:
-    """What was not finite: the weights, the images, some losses, or a gradient only."""
-    images = batches.indices[batches.places(first, len(losses))]
-    bad = [i for i, value in enumerate(losses.tolist()) if not math.isfinite(value)]
-    weights = [name for name, p in reverse.named_parameters() if not torch.isfinite(p).all()]
+def _where_it_diverged(reverse: ReverseProcess, figures: Figures, batches: Batches, *, taken: bool) -> str:
+    """What was not finite: some losses, the weights, or a gradient only. If it was taken, the weights are lost."""
+    losses, t = figures.losses.tolist(), figures.t.tolist()
+    images = batches.indices[batches.places(figures.first, len(losses))]
+    bad = [i for i, value in enumerate(losses) if not math.isfinite(value)]
+    named = list(reverse.named_parameters())
+    weights = [name for name, p in named if not taken and not torch.isfinite(p).all()]
     gradients = [
-        name
-        for name, p in reverse.named_parameters()
-        if p.grad is not None and not torch.isfinite(p.grad).all()
+        name for name, p in named if not taken and p.grad is not None and not torch.isfinite(p.grad).all()
     ]
     if weights:
         what = f"the weights {weights[0]} (and {len(weights) - 1} more) were not finite before it"
     elif bad:
-        pairs = ", ".join(f"image {images[i]} at t = {int(t[i])}" for i in bad[:4])
+        pairs = ", ".join(f"image {images[i]} at t = {t[i]}" for i in bad[:4])
         what = f"the loss of {len(bad)} of {len(losses)} images: {pairs}"
     else:
         what = f"the gradient of {gradients[0] if gradients else 'the whole network'}"
     return (
-        f"step {step} is not finite: {what}. The step was not taken; the last good checkpoint stands."
-        " Try a lower --learning-rate or --precision float32"
+        f"step {figures.step} is not finite: {what}. {'Training ended' if taken else 'The step was not taken'};"
+        " the last good checkpoint stands. Try a lower --learning-rate or --precision float32"
     )
 
 

@@ -18,6 +18,8 @@ class TrainingConfig:
     short training, for more bits/dim. Below 1, the other way."""
     batch_size: int = 128
     """Images per step."""
+    micro_batch: int | None = None
+    """Images that go through the network at once, at most: the same step in less memory. All of them by default."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for all weights, or Muon for the convolutions and AdamW for the rest."""
     learning_rate: float = 2e-4
@@ -42,6 +44,9 @@ class TrainingConfig:
     """The half-life is at most this share of the images seen so far."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto takes bfloat16 where the hardware has it."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Let torch.compile work for a minute or two, for faster steps. auto does where that pays: on a GPU, for runs
+    of ten minutes or more; never on a CPU, where it needs a C++ compiler and gains nothing."""
     seed: int = 0
     """Decides every draw of the run."""
 
