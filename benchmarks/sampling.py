@@ -16,8 +16,11 @@ from benchmarks.peers import diffusers
 from benchmarks.turns import Contender, Timing, take_turns
 
 from nelbo.interop.diffusers import read_diffusers
+from nelbo.reverse import ReverseProcess
 from nelbo.samplers import sample
+from nelbo.training.precision import Precision, for_drawing
 
+PRECISIONS: tuple[Precision, ...] = ("float32", "auto")
 Prepared = tuple[Callable[[], object], dict[str, Any]]
 
 
@@ -34,9 +37,14 @@ def their_evaluation(folder: str, batch: int) -> Prepared:
     return evaluate, {}
 
 
-def our_evaluation(folder: str, batch: int) -> Prepared:
+def _ours(folder: str, precision: Precision) -> ReverseProcess:
     reverse = read_diffusers(folder).reverse
     reverse.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return for_drawing(reverse, torch.device("cpu"), precision)
+
+
+def our_evaluation(folder: str, batch: int, precision: Precision) -> Prepared:
+    reverse = _ours(folder, precision)
     x, t = torch.randn(batch, 3, 64, 64), torch.randint(1, 1001, (batch,))
 
     def evaluate() -> None:
@@ -54,9 +62,8 @@ def their_pipeline(folder: str, batch: int, steps: int) -> Prepared:
     return lambda: pipeline(batch_size=batch, num_inference_steps=steps, output_type="np"), {}
 
 
-def our_sampler(folder: str, batch: int, steps: int) -> Prepared:
-    reverse = read_diffusers(folder).reverse
-    reverse.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def our_sampler(folder: str, batch: int, steps: int, precision: Precision) -> Prepared:
+    reverse = _ours(folder, precision)
 
     def draw() -> None:
         for _ in sample(reverse, (batch, 3, 64, 64), steps=steps, sampler="ddim"):
@@ -66,28 +73,32 @@ def our_sampler(folder: str, batch: int, steps: int) -> Prepared:
 
 
 def contest(batch: int, steps: int, rounds: int) -> list[Timing]:
-    """Theirs, ours, theirs, ours."""
+    """Theirs, then ours in float32 and as `nelbo sample` draws: a network evaluation, and a sampler."""
     from diffusers import DDIMPipeline, DDIMScheduler
 
     with tempfile.TemporaryDirectory() as folder:
         DDIMPipeline(diffusers().network, DDIMScheduler()).save_pretrained(folder)
         same = functools.partial
-        return take_turns(
-            [
-                Contender(
-                    "diffusers, an evaluation", same(their_evaluation, folder, batch), keeps_memory=False
-                ),
-                Contender("nelbo, an evaluation", same(our_evaluation, folder, batch)),
-                Contender("diffusers, DDIM", same(their_pipeline, folder, batch, steps), keeps_memory=False),
-                Contender("nelbo, DDIM", same(our_sampler, folder, batch, steps)),
-            ],
-            rounds=rounds,
+        rows = [
+            Contender("diffusers, an evaluation", same(their_evaluation, folder, batch), keeps_memory=False)
+        ]
+        rows += [
+            Contender(f"nelbo, an evaluation, {precision}", same(our_evaluation, folder, batch, precision))
+            for precision in PRECISIONS
+        ]
+        rows.append(
+            Contender("diffusers, DDIM", same(their_pipeline, folder, batch, steps), keeps_memory=False)
         )
+        rows += [
+            Contender(f"nelbo, DDIM, {precision}", same(our_sampler, folder, batch, steps, precision))
+            for precision in PRECISIONS
+        ]
+        return take_turns(rows, rounds=rounds)
 
 
 def ratios() -> dict[str, float]:
     """What `make bench-check` compares."""
-    theirs, ours, their_ddim, our_ddim = contest(16, 4, 5)
+    theirs, _, ours, their_ddim, _, our_ddim = contest(16, 4, 5)
     return {
         "network evaluation, times diffusers": theirs.median / ours.median,
         "DDIM, times diffusers": their_ddim.median / our_ddim.median,
@@ -103,7 +114,7 @@ def main(arguments: list[str]) -> None:
     timings = contest(args.batch, args.steps, args.rounds)
     print(f"batch {args.batch}, {args.steps} steps, median of {args.rounds}\n")
     print("| | seconds (spread) | images/s | over diffusers' | peak memory |\n|---|---|---|---|---|")
-    for timing, base in zip(timings, [timings[0]] * 2 + [timings[2]] * 2):
+    for timing, base in zip(timings, [timings[0]] * 3 + [timings[3]] * 3):
         print(
             f"| {timing.name} | {timing.median:.2f} ({min(timing.seconds):.2f}–{max(timing.seconds):.2f}) |"
             f" {args.batch / timing.median:.1f} | {base.median / timing.median:.2f} |"

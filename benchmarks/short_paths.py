@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
         print("|---" * (2 + len(args.steps)) + "|", flush=True)
         rows: dict[tuple[str, str], list[str]] = {}
         for steps in args.steps:
-            even = PATHS["even"](reverse.schedule.num_timesteps, steps)
+            even = PATHS["even"](reverse.schedule, steps)
             schedule = reverse.schedule.respaced(even)
             together = {name: model.with_schedule(schedule) for name, model in models.items()}
             found = {("even", name): one for name, one in judge(together, images.judged, args).items()}

@@ -20,7 +20,7 @@ SHORT = NoiseSchedule.linear(9, 0.01, 0.5)
 @given(st.integers(1, 1200), st.data(), st.sampled_from(sorted(PATHS)))
 def test_a_path_increases_from_1_to_T(num_timesteps, data, name):
     num_steps = data.draw(st.integers(1, num_timesteps))
-    path = PATHS[name](num_timesteps, num_steps)
+    path = PATHS[name](NoiseSchedule.cosine(num_timesteps), num_steps)
     assert len(path) == num_steps
     assert all(a < b for a, b in zip(path, path[1:]))
     assert path[-1] == num_timesteps
@@ -28,20 +28,27 @@ def test_a_path_increases_from_1_to_T(num_timesteps, data, name):
 
 
 def test_quadratic_is_denser_near_the_data():
-    path = PATHS["quadratic"](1000, 20)
+    path = PATHS["quadratic"](NoiseSchedule.linear(), 20)
     assert path[1] - path[0] < path[-1] - path[-2]
 
 
 def test_shifted_is_three_times_as_dense_near_the_noise_and_a_third_near_the_data():
-    path = PATHS["shifted"](100_000, 1000)
+    path = PATHS["shifted"](NoiseSchedule.linear(100_000), 1000)
     assert path[-1] - path[-2] == pytest.approx(100 / 3, abs=0.6)
     assert path[1] - path[0] == pytest.approx(300, rel=0.01)
+
+
+def test_log_snr_is_even_in_the_logarithm_of_signal_over_noise():
+    schedule = NoiseSchedule.linear(50_000)
+    path = PATHS["log-snr"](schedule, 12)
+    gaps = schedule.snr[path].log().diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand(11), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_impossible_steps_are_refused(steps):
     with pytest.raises(ValueError, match=f"steps is {steps}; choose 1..1000"):
-        PATHS["even"](1000, steps)
+        PATHS["even"](NoiseSchedule.linear(), steps)
 
 
 def total(path, steps, firsts):

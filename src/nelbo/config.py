@@ -30,6 +30,8 @@ class DataConfig:
     """Share of the images kept for evaluation (at most 1,000)."""
     classes: bool = False
     """Learn the data's classes (its sub-folders, or the labels of an .npz), so that samples can be had by class."""
+    labels: str = ""
+    """Learn the classes of this table: a .csv or .jsonl with file_name and label, names relative to DATA."""
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,30 @@ def shift(shares: Shares, s: float) -> Shares:
     return s * shares / (1 + (s - 1) * shares)
 
 
-PATHS: dict[str, Callable[[int, int], list[int]]] = {
-    "even": even,
-    "quadratic": quadratic,
-    "shifted": shifted,
+def log_snr(schedule: NoiseSchedule, num_steps: int) -> list[int]:
+    """K steps at equal distances of λ = ½ ln SNR, in which the flow is smooth; from 1 to T.
+
+    Equation: Lu2022a section 3.3
+    """
+    num_timesteps = schedule.num_timesteps
+    _check(num_timesteps, num_steps)
+    if num_steps == 1:
+        return [num_timesteps]
+    levels = -schedule.snr[1:].log().cpu()  # rising
+    wanted = torch.linspace(float(levels[0]), float(levels[-1]), num_steps, dtype=torch.float64)
+    above = torch.searchsorted(levels, wanted).clamp(1, num_timesteps - 1)
+    nearest = torch.where(wanted - levels[above - 1] < levels[above] - wanted, above - 1, above)
+    steps = [1]
+    for k, index in enumerate(nearest.tolist()[1:], 1):  # where they would fall on one another
+        steps.append(min(max(index + 1, steps[-1] + 1), num_timesteps - (num_steps - 1 - k)))
+    return steps
+
+
+PATHS: dict[str, Callable[[NoiseSchedule, int], list[int]]] = {
+    "even": lambda schedule, num_steps: even(schedule.num_timesteps, num_steps),
+    "quadratic": lambda schedule, num_steps: quadratic(schedule.num_timesteps, num_steps),
+    "shifted": lambda schedule, num_steps: shifted(schedule.num_timesteps, num_steps),
+    "log-snr": log_snr,
 }
 
 

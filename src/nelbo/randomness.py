@@ -33,6 +33,8 @@ class Purpose(enum.IntEnum):
     EVALUATION_TIMESTEP = 7
     EVALUATION_NOISE = 8
     LABEL_DROPOUT = 9
+    KNOWN_NOISE = 10
+    RESAMPLING = 11
 
 
 def philox(counter: Sequence[Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -39,6 +39,14 @@ class Prediction:
     variance_output: Tensor | None = None
 
 
+def _clipped(x_0: Tensor, clip: bool | float) -> Tensor:
+    if isinstance(clip, bool):
+        return x_0.clamp(-1.0, 1.0)
+    bounds = torch.quantile(x_0.abs().flatten(1), clip, dim=1).clamp(min=1.0)
+    bounds = bounds.reshape(-1, *(1,) * (x_0.ndim - 1))
+    return x_0.clamp(-bounds, bounds) / bounds
+
+
 def check_guidance(guidance: float, label: Label) -> None:
     """Refuse guidance towards no class.
 
@@ -58,7 +66,9 @@ class ReverseProcess(nn.Module):
         schedule: β_1 … β_T.
         parameterization: what the network predicts.
         variance: σ_t².
-        clip: keep x̂_0 within [−1, 1], in the bound as in the sampler: clipping is a part of the model.
+        clip: keep x̂_0 within [−1, 1], in the bound as in the sampler: clipping is a part of the model. A share of
+            the pixels, such as 0.995, asks for dynamic thresholding (Saharia et al. 2022): if the least bound of so
+            many magnitudes is above 1, x̂_0 is clipped at that bound and divided by it.
         decoder: makes p_θ(x_0|x_1) of the last step's mean and log-variance; ``ReferenceDecoder`` for comparison
             with published numbers.
         variance_channels: the network returns (B, 2C, ...) although the variance is not learned: the second half
@@ -71,13 +81,15 @@ class ReverseProcess(nn.Module):
         schedule: NoiseSchedule,
         parameterization: AbstractParameterization = Epsilon(),  # noqa: B008 (frozen, stateless)
         variance: AbstractVariance = FixedLarge(),  # noqa: B008
-        clip: bool = True,
+        clip: bool | float = True,
         decoder: Callable[[Tensor, Tensor], Decoder] = DiscretizedGaussian,
         *,
         variance_channels: bool = False,
     ) -> None:
         super().__init__()
         variance.check(schedule)
+        if not isinstance(clip, bool) and not 0 < clip < 1:
+            raise ValueError(f"clip is {clip}; give True, False, or a share of the pixels such as 0.995")
         self.network = network
         self.schedule = schedule
         self.parameterization = parameterization
@@ -108,14 +120,30 @@ class ReverseProcess(nn.Module):
         """The same network with another σ_t². If it learned one, a variance that is not learned ignores that."""
         return self._with(variance=variance)
 
+    def with_clip(self, clip: bool | float) -> "ReverseProcess":
+        """The same network with other clipping."""
+        return self._with(clip=clip)
+
     def with_decoder(self, decoder: Callable[[Tensor, Tensor], Decoder]) -> "ReverseProcess":
         """The same network with another decoder, such as ``ReferenceDecoder``."""
         return self._with(decoder=decoder)
 
+    def with_network(self, network: Network) -> "ReverseProcess":
+        """The same process with another network, such as the same one in other arithmetic."""
+        return self._with(network=network)
+
     def _with(self, **changes: Any) -> "ReverseProcess":
-        parts = ("schedule", "parameterization", "variance", "clip", "decoder", "variance_channels")
+        parts = (
+            "network",
+            "schedule",
+            "parameterization",
+            "variance",
+            "clip",
+            "decoder",
+            "variance_channels",
+        )
         same = {name: getattr(self, name) for name in parts}
-        process = ReverseProcess(self.network, **(same | changes))
+        process = ReverseProcess(**(same | changes))
         process.training = self.training  # (.train() would also put the shared network into that mode)
         return process
 
@@ -139,7 +167,7 @@ class ReverseProcess(nn.Module):
             output, variance_output = self._call_guided(x_t, t, label, guidance)
         x_0 = self.parameterization.x_0(self.schedule, output, x_t, t)
         if self.clip:
-            x_0 = x_0.clamp(-1.0, 1.0)
+            x_0 = _clipped(x_0, self.clip)
             eps = eps_from_x_0(self.schedule, x_0, x_t, t)
         else:
             eps = self.parameterization.eps(self.schedule, output, x_t, t)

@@ -37,7 +37,7 @@ def refused_training(refused, photos, tiny):
 def test_an_unknown_command(refused):
     shown = refused("trian", "photos")
     assert "'trian'" in shown
-    assert "train, sample, evaluate, compare" in shown
+    assert "train, sample, edit, evaluate, compare, doctor" in shown
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_samples_go_through_the_classes_or_through_those_named(labelled, tmp_pat
     assert same(two, dogs) == [False, True, False, True]  # eels dogs eels dogs
     assert not any(same(every, guided))
     sheet = Image.open(tmp_path / "all" / "grid.png")
-    assert sheet.size == (3 * 130 + 2, 2 * 130 + 2)  # a column for each class
+    assert sheet.size == (3 * 130 + 2, 2 * 146 + 2)  # a column for each class, its name under each picture
 
 
 def test_a_labelled_run_is_evaluated_and_resumed_like_any_other(labelled, train, animals):
@@ -100,6 +100,17 @@ def test_data_without_classes_has_none_to_learn(train, tmp_path, capsys):
     assert train(tmp_path / "new", "--classes", "--max-steps", 1) == 2
     assert "--classes needs classes, and" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_table_gives_the_classes(photos, train, tmp_path, capsys):
+    rows = [f"{path.name},{NAMES[n % 2]}" for n, path in enumerate(sorted(photos.iterdir()))]
+    (tmp_path / "labels.csv").write_text("\n".join(["file_name,label", *rows]))
+    assert train(tmp_path / "new", "--labels", tmp_path / "labels.csv", "--max-steps", 1) == 0
+    assert read_config(tmp_path / "new").class_names == NAMES[:2]
+    assert "2 classes (cats, dogs)" in capsys.readouterr().out
+    assert train(tmp_path / "other", "--labels", tmp_path / "nowhere.csv", "--max-steps", 1) == 2
+    assert "nowhere.csv cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_class_of_an_image_depends_on_its_index_alone():

@@ -38,7 +38,12 @@ def test_help_of_a_command_has_its_example_and_defaults(name, capsys):
     assert f"Example: nelbo {name} " in shown
     assert f"usage: nelbo {name}" in shown
     minutes = f"(default: {PRESETS['quick'].limits.max_minutes})"
-    defaults = {"train": minutes, "sample": "(default: 64)", "doctor": "(default: 100)"}
+    defaults = {
+        "train": minutes,
+        "sample": "(default: 64)",
+        "doctor": "(default: 100)",
+        "edit": "(default: 5)",
+    }
     assert defaults.get(name, "(default: 24)") in shown
     assert {"train": "DATA", "doctor": "DATA", "compare": " A B"}.get(name, "RUN") in shown
 

@@ -92,6 +92,33 @@ def test_the_reverse_process_as_an_animation(run, tmp_path, kind):
     assert np.abs(centres - pixels(tmp_path / "out" / "00000.png")).mean() < 30
 
 
+def test_every_so_manieth_state_as_a_film_strip(run, tmp_path, capsys):
+    assert sample(run, "out", "--num", 3, "--steps", 7, "--every", 3, "--batch-size", 2) == 0
+    with Image.open(tmp_path / "out" / "strip.png") as strip:
+        assert strip.size == (4 * 130 + 2, 2 * 146 + 2)  # states 0, 3, 6 and the last, of the first batch
+        last = np.asarray(strip)[2:130:8, 3 * 130 + 2 : 4 * 130 : 8].astype(int)
+    np.testing.assert_array_equal(last, pixels(tmp_path / "out" / "00000.png"))
+    assert "film strip: " in capsys.readouterr().out
+    assert sample(run, "out", "--every", 0) == 2
+    assert "--every is 0; give at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--sampler", "dpm++", "--path", "log-snr"),
+        ("--sampler", "sde-dpm++"),
+        ("--eta", "0.5"),
+        ("--threshold", "0.9"),
+    ],
+)
+def test_every_way_to_draw_makes_other_pictures(run, options):
+    assert sample(run, "plain", "--num", 1, "--steps", 6) == 0
+    assert sample(run, "other", "--num", 1, "--steps", 6, *options) == 0
+    plain, other = (pixels(f"{name}/00000.png") for name in ("plain", "other"))
+    assert (plain != other).any()
+
+
 def test_a_long_film_is_thinned_but_ends_with_the_image():
     from nelbo.cli.sample import _is_frame
 

@@ -5,6 +5,7 @@ from PIL import Image
 
 from nelbo.evaluation.neighbours import Memorisation, Neighbours
 from nelbo.report.pictures import (
+    film_strip,
     grid,
     nearest_pairs,
     save_animation,
@@ -165,3 +166,25 @@ def test_an_animation_has_every_frame_and_holds_the_last(tmp_path, suffix, mode)
             distances = [np.abs(shown - np.asarray(frame.convert("L"))).mean() for frame in frames]
             assert int(np.argmin(distances)) == number
         assert durations == [50] * 4 + [2000]
+
+
+def test_captions_stand_under_their_pictures_and_are_cut_to_fit():
+    pictures = [Image.new("L", (20, 20), level) for level in (0, 100, 200)]
+    sheet = grid(pictures, columns=3, scale=2, captions=["a", "far too long for it", ""])
+    assert sheet.size == (3 * 42 + 2, 42 + 16 + 2)
+    pixels = np.asarray(sheet).astype(int)
+    assert [int(pixels[20, 22 + 42 * i, 0]) for i in range(3)] == [0, 100, 200]
+    under = pixels[42:58].min(axis=2)
+    assert under[:, :42].min() < 128
+    assert under[:, 42:86].min() < 128
+    assert (under[:, 86:] == 255).all()
+    assert (under[:, 42:44] == 255).all()  # nothing runs over into the next column
+    assert (under[:, 84:] == 255).all()
+
+
+def test_a_film_strip_has_a_row_for_each_image():
+    stages = [(f"t = {t}", torch.full((2, 3, 8, 8), value)) for t, value in ((9, -1.0), (4, 0.0), (0, 1.0))]
+    strip = np.asarray(film_strip(stages, scale=4))
+    assert strip.shape == (2 * (32 + 16 + 2) + 2, 3 * 34 + 2, 3)
+    for row in (10, 60):
+        assert [int(strip[row, 10 + 34 * i, 0]) for i in range(3)] == [0, 128, 255]

@@ -9,11 +9,12 @@ from importlib import import_module
 from nelbo import __version__
 
 COMMANDS = {
-    "doctor": "say what is in the data, and what training on them will cost on this machine",
     "train": "train a model on images, or go on with a run that was interrupted",
     "sample": "draw images from a run",
+    "edit": "change images of your own with a run: paint anew, redraw, clean, blend",
     "evaluate": "say how good a run is, in bits per dimension, with its error bars",
     "compare": "say which of two models is better, and how sure that is",
+    "doctor": "say what is in the data, and what training on them will cost on this machine",
 }
 
 _HELP = f"""\

@@ -57,7 +57,7 @@ def doctor(args: Doctor) -> int:
     from rich.table import Table
 
     from nelbo.calibration import best_preset, cost_of
-    from nelbo.data import open_store, threshold_for
+    from nelbo.data import labelled, open_store, threshold_for
     from nelbo.run import intake_options
     from nelbo.terminal import say
 
@@ -67,6 +67,8 @@ def doctor(args: Doctor) -> int:
         raise ConfigError(f"--presets names none; choose among {', '.join(PRESETS)}")
     console = Console()
     store = open_store(args.data, intake_options(args.intake), progress=sys.stderr.isatty())
+    if args.intake.labels:
+        store = labelled(store, args.intake.labels)
     say(console, f"{args.data}: {store.describe()}")
     split = store.split(threshold_for(store.hashes, args.intake.held_out))
     say(console, f"{len(split.train):,} images to train on, {len(split.held_out):,} held out")

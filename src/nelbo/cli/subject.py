@@ -154,7 +154,7 @@ def chosen_path(
     """
     check_steps(num_steps, subject)
     if name != "optimal":
-        return PATHS[name](reverse.schedule.num_timesteps, num_steps)
+        return PATHS[name](reverse.schedule, num_steps)
     return _needed(profile, subject, "--path optimal").paths(reverse.schedule, reverse.variance)[num_steps]
 
 

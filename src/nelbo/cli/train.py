@@ -130,7 +130,7 @@ def train(args: Train) -> int:
 
     from nelbo.build import build
     from nelbo.cli.classes import labels_for
-    from nelbo.data import open_store
+    from nelbo.data import labelled, open_store
     from nelbo.run import check_writable, checkpoints_path, intake_options
     from nelbo.terminal import say
     from nelbo.training.batches import Batches
@@ -148,6 +148,8 @@ def train(args: Train) -> int:
     check_writable(args.out, "--out")
     data = config.data
     store = open_store(args.data, intake_options(data), progress=sys.stderr.isatty())
+    if data.labels:
+        store = labelled(store, data.labels)
     run_config = run_config or _new_run(args, store)
     classes = run_config.class_names
     if classes:
@@ -258,7 +260,7 @@ def _new_run(args: Train, store: Any) -> Any:
             " or leave --classes out"
         )
     threshold = threshold_for(store.hashes, data.held_out)
-    class_names = tuple(store.class_names) if data.classes else ()
+    class_names = tuple(store.class_names) if data.classes or data.labels else ()
     made = RunConfig(_source(args.data), threshold, args.config, class_names, args.preset)
     write_config(args.out, made)
     return made

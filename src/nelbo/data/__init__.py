@@ -10,6 +10,7 @@ Importing this package imports numpy and Pillow, not torch.
 from nelbo.data.decode import IntakeOptions
 from nelbo.data.errors import DataError, Skipped
 from nelbo.data.grid import levels_to_unit, unit_to_levels
+from nelbo.data.labels import labelled
 from nelbo.data.split import Split, hash_number, split_by_threshold, threshold_for
 from nelbo.data.store import Store, open_store
 
@@ -20,6 +21,7 @@ __all__ = [
     "Split",
     "Store",
     "hash_number",
+    "labelled",
     "levels_to_unit",
     "open_store",
     "split_by_threshold",

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from nelbo.data import levels_to_unit, unit_to_levels
 from nelbo.evaluation.neighbours import Memorisation
 from nelbo.files import written_whole
 
-_GAP = 2
+_GAP, _CAPTION_HEIGHT = 2, 16
 
 
 def to_pictures(x: Tensor) -> list[Image.Image]:
@@ -22,16 +22,52 @@ def to_pictures(x: Tensor) -> list[Image.Image]:
     return [Image.fromarray(u[..., 0] if u.shape[2] == 1 else u) for u in levels]
 
 
-def grid(pictures: Sequence[Image.Image], *, columns: int | None = None, scale: int = 1) -> Image.Image:
-    """One picture of many, nearly square unless ``columns`` is given, each enlarged ``scale`` times."""
+def grid(
+    pictures: Sequence[Image.Image],
+    *,
+    columns: int | None = None,
+    scale: int = 1,
+    captions: Sequence[str] = (),
+) -> Image.Image:
+    """One picture of many, nearly square unless ``columns`` is given, each enlarged ``scale`` times.
+
+    Args:
+        pictures: of one size and mode.
+        columns: how many beside each other.
+        scale: how many times to enlarge them.
+        captions: a line under each; what does not fit is cut short.
+    """
     columns = columns or math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
-    width, height = (side * scale + _GAP for side in pictures[0].size)
-    sheet = Image.new(pictures[0].mode, (columns * width + _GAP, rows * height + _GAP), "white")
+    width, height = (side * scale for side in pictures[0].size)
+    line = _CAPTION_HEIGHT if captions else 0
+    mode = "RGB" if captions else pictures[0].mode
+    sheet = Image.new(mode, (columns * (width + _GAP) + _GAP, rows * (height + line + _GAP) + _GAP), "white")
     for index, picture in enumerate(pictures):
-        enlarged = picture.resize((width - _GAP, height - _GAP), Image.Resampling.NEAREST)
-        sheet.paste(enlarged, (_GAP + index % columns * width, _GAP + index // columns * height))
+        left = _GAP + index % columns * (width + _GAP)
+        top = _GAP + index // columns * (height + line + _GAP)
+        sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
+        if captions:
+            _write(sheet, captions[index], (left, top + height), width)
     return sheet
+
+
+def _write(sheet: Image.Image, text: str, place: tuple[int, int], width: int) -> None:
+    """A line of text, in the middle of so many pixels, cut short where it is longer."""
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_CAPTION_HEIGHT - 5)
+    shown = text
+    while len(shown) > 1 and draw.textlength(shown, font) > width:
+        shown = shown.removesuffix("…")[:-1] + "…"
+    spare = width - draw.textlength(shown, font)
+    draw.text((place[0] + spare / 2, place[1] + 1), shown, fill="black", font=font)
+
+
+def film_strip(states: Sequence[tuple[str, Tensor]], scale: int = 1) -> Image.Image:
+    """Stages of the same images (B, C, H, W) from left to right, each with its caption, an image in each row."""
+    columns = [to_pictures(x) for _, x in states]
+    rows = [column[i] for i in range(len(columns[0])) for column in columns]
+    captions = [caption for _ in columns[0] for caption, _ in states]
+    return grid(rows, columns=len(columns), scale=scale, captions=captions)
 
 
 def scale_for(size: Sequence[int]) -> int:

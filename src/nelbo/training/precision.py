@@ -5,6 +5,11 @@ from typing import Literal
 
 import torch
 
+from nelbo.nn import InBfloat16
+from nelbo.reverse import ReverseProcess
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 def bfloat16_pays(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 matrices itself; elsewhere it is emulated, and slower."""
@@ -15,12 +20,22 @@ def bfloat16_pays(device: torch.device) -> bool:
     return False
 
 
-def autocast(
-    device: torch.device, precision: Literal["auto", "float32", "bfloat16"]
-) -> AbstractContextManager[object]:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """The context in which the network is called."""
-    wanted = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bfloat16(device, precision))
+
+
+def in_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Whether the network runs in bfloat16."""
+    return precision == "bfloat16" or (precision == "auto" and bfloat16_pays(device))
+
+
+def for_drawing(reverse: ReverseProcess, device: torch.device, precision: Precision) -> ReverseProcess:
+    """The model with its network in the arithmetic of this precision, for drawing alone."""
+    network = reverse.network
+    if not in_bfloat16(device, precision) or not isinstance(network, torch.nn.Module):
+        return reverse
+    return reverse.with_network(InBfloat16(network))
 
 
 def chosen_device(name: str) -> torch.device:
