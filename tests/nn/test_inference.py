@@ -11,7 +11,9 @@ CPU = torch.device("cpu")
 
 def network(**options):
     torch.manual_seed(0)
-    made = UNet(base_width=16, multipliers=(1, 2), blocks_per_level=1, attention_levels=(1,), groups=4, **options)
+    made = UNet(
+        base_width=16, multipliers=(1, 2), blocks_per_level=1, attention_levels=(1,), groups=4, **options
+    )
     with torch.no_grad():
         for parameter in made.parameters():  # the zeros that a network starts with hide its layers
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -21,7 +23,11 @@ def network(**options):
 def test_it_says_nearly_the_same_in_the_dtype_of_the_images():
     """The output of bfloat16 layers has 8 bits: about 1 % of error."""
     exact = network(num_classes=3)
-    x, clock, label = torch.randn(5, 3, 16, 16), torch.tensor([0, 1, 10, 500, 999]), torch.tensor([-1, 0, 1, 2, 2])
+    x, clock, label = (
+        torch.randn(5, 3, 16, 16),
+        torch.tensor([0, 1, 10, 500, 999]),
+        torch.tensor([-1, 0, 1, 2, 2]),
+    )
     before = {name: value.clone() for name, value in exact.state_dict().items()}
     fast = InBfloat16(exact)
     for given in ((x, clock, label), (x, clock)):
