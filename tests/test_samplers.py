@@ -8,8 +8,9 @@ from torch.testing import assert_close
 
 from exact import ExactVariance, GaussianData
 from nelbo import X0, FixedLarge, FixedSmall, LearnedRange, NoiseSchedule, ReverseProcess, sample
+from nelbo.dpm_solver import dpm_solver_step
 from nelbo.randomness import Purpose
-from nelbo.samplers import ancestral_step, chain, ddim_step, dpm_solver_step
+from nelbo.samplers import ancestral_step, chain, ddim_step
 
 
 def last(states):

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nelbo import randomness
+from nelbo.dpm_solver import dpm_solver_step
 from nelbo.paths import PATHS
 from nelbo.randomness import Purpose
 from nelbo.reverse import Label, Prediction, ReverseProcess, check_guidance
 from nelbo.schedule import NoiseSchedule
-from nelbo.tables import gather
+from nelbo.tables import coefficient
 
 
 @dataclass(frozen=True)
@@ -74,35 +75,7 @@ def ddim_step(
     added = eta**2 * schedule.posterior_variances
     kept = schedule.one_minus_alphas_bar[t - 1] - added[t]
     mean = reverse.forward_process.q_marginal(prediction.x_0, t - 1).mean
-    return mean + _like(kept.sqrt(), x_t) * prediction.eps + _like(added[t].sqrt(), x_t) * noise
-
-
-def dpm_solver_step(
-    reverse: ReverseProcess,
-    prediction: Prediction,
-    x_t: Tensor,
-    t: int,
-    noise: Tensor,
-    before: Tensor | None = None,
-    *,
-    stochastic: bool = False,
-) -> Float[Tensor, "B *dims"]:
-    """DPM-Solver++(2M): the flow's linear part solved exactly, x̂_0 continued along a line through the last two.
-
-    With λ = ½ ln SNR, h = λ_{t−1} − λ_t and D = x̂_0 + (h/2h') (x̂_0 − x̂_0'), primes for the step before:
-    x_{t−1} = (σ_{t−1}/σ_t) x_t + √ᾱ_{t−1} (1 − e^{−h}) D. Its stochastic form has e^{−h} σ_{t−1}/σ_t, 1 − e^{−2h},
-    and σ_{t−1} √(1 − e^{−2h}) z on top. The first step and the last, to x̂_0 itself, are of the first order.
-
-    Equation: Lu2022b algorithm 2
-    """
-    if t == 1:
-        return prediction.x_0
-    decay, gain, spread, slope = (table[t] for table in _solver_tables(reverse.schedule, stochastic))
-    x_0 = prediction.x_0
-    if before is not None:
-        x_0 = x_0 + _like(slope, x_t) * (x_0 - before)
-    moved = _like(decay, x_t) * x_t + _like(gain, x_t) * x_0
-    return moved + _like(spread, x_t) * noise if stochastic else moved
+    return mean + coefficient(kept.sqrt(), x_t) * prediction.eps + coefficient(added[t].sqrt(), x_t) * noise
 
 
 SAMPLERS: dict[str, TakeStep] = {
@@ -280,25 +253,6 @@ def timesteps_of(path: str | Sequence[int], steps: int | None, schedule: NoiseSc
     if steps not in (None, len(path)):
         raise ValueError(f"steps is {steps} and path has {len(path)} steps; leave steps out, or name a path")
     return path
-
-
-def _solver_tables(schedule: NoiseSchedule, stochastic: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the step t → t − 1, by t: what x_t, D and z are multiplied by, and h/2h'. Float64, (K + 1,)."""
-    log_ratio = schedule.snr.log() / 2
-    h = log_ratio[:-1] - log_ratio[1:]  # of t = 1 … K; that of t = 1 is infinite
-    sigma, signal = schedule.one_minus_alphas_bar.sqrt(), schedule.alphas_bar.sqrt()
-    decay = sigma[:-1] / sigma[1:]
-    gain = signal[:-1] * -torch.expm1(-h * (2 if stochastic else 1))
-    spread = sigma[:-1] * (-torch.expm1(-2 * h)).sqrt()
-    slope = torch.cat([h[:-1] / (2 * h[1:]), h.new_zeros(1)])
-    tables = (decay * torch.exp(-h) if stochastic else decay, gain, spread, slope)
-    first, second, third, fourth = (torch.cat([table.new_zeros(1), table]) for table in tables)
-    return first, second, third, fourth
-
-
-def _like(coefficient: Tensor, x_t: Tensor) -> Tensor:
-    """A float64 coefficient of rank 0, cast last, shaped for x_t."""
-    return gather(coefficient[None], 0, x_t)
 
 
 def _known(table: dict[str, Any], name: str, what: str) -> Any:

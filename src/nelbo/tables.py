@@ -81,3 +81,8 @@ def gather(table: Float[Tensor, "T_plus_1"] | Int[Tensor, "T_plus_1"], t: Timest
     else:
         picked = table[operator.index(t)]
     return picked.to(device=like.device, dtype=dtype).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def coefficient(value: Float[Tensor, ""], like: Tensor) -> Tensor:
+    """A single float64 number, cast last, with the rank of ``like``: see ``gather``."""
+    return gather(value[None], 0, like)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from nelbo.cli.calibrated import calibrated
 from nelbo.config import Config, ConfigError, as_option, check, to_json
 from nelbo.presets import DEFAULT_PRESET, PRESETS
 from nelbo.training.settings import Limits
@@ -22,7 +23,6 @@ _PRESET_HELP = (
     " what is best for so long on this machine, measured in some ten seconds; else quick. "
     + "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
 )
-_TOO_SHORT_TO_CALIBRATE = 2.0  # minutes
 _SAMPLES, _SAMPLE_STEPS = 16, 25
 
 
@@ -53,7 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     if begun is not None:
         args = _parse(arguments, begun.preset, begun.config)
     elif args.limits.max_minutes is not None and "--max-minutes" in _options(arguments):
-        name = _calibrated(arguments, args)
+        name = calibrated(
+            lambda name: _parse(arguments, name, PRESETS[name].config).config,
+            args.limits.max_minutes,
+            args.device,
+        )
         args = _parse(arguments, name, PRESETS[name].config)
     else:
         args.preset = DEFAULT_PRESET
@@ -91,37 +95,6 @@ def _preset_in(arguments: Sequence[str]) -> str | None:
         if argument.startswith("--preset") and name in PRESETS:
             return name
     return None
-
-
-def _calibrated(arguments: Sequence[str], args: "Train") -> str:
-    """The preset that is best for ``--max-minutes``, by what each costs here. It says what it measured."""
-    from rich.console import Console
-
-    from nelbo.calibration import best_preset, cost_of, images_in
-    from nelbo.terminal import say
-
-    minutes = args.limits.max_minutes
-    if minutes is None or not minutes >= _TOO_SHORT_TO_CALIBRATE:
-        return DEFAULT_PRESET
-    console, costs = Console(), {}
-    for name, preset in PRESETS.items():
-        config = _parse(arguments, name, preset.config).config
-        try:
-            check(config)
-            costs[name] = cost_of(config, args.device)
-        except ValueError:
-            if name == DEFAULT_PRESET:
-                raise
-            break  # the user's options make no network of this preset
-        images = images_in(costs[name], minutes)
-        worth = f", worth it from {preset.worth_from:,}" if preset.worth_from else ""
-        rate = costs[name].images_per_second
-        say(console, f"{name}: {rate:.0f} images/s here, {images:,} images in {minutes:g} minutes{worth}")
-        if images < preset.worth_from:
-            break
-    best = best_preset(costs, minutes)
-    say(console, f"training with --preset {best}")
-    return best
 
 
 def train(args: Train) -> int:

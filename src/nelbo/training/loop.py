@@ -67,7 +67,8 @@ def train(
         How far it came.
 
     Raises:
-        DivergedError: at a loss or gradient that is not finite; the step is not taken and the checkpoints stay.
+        DivergedError: at a loss or gradient that is not finite; the checkpoints stay. On a CPU the step is not
+            taken, on a GPU it is noticed when the next figure is due.
         CheckpointError: if one cannot be written, or the newest is of another network.
     """
     keep_freed_memory()
