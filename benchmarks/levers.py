@@ -18,6 +18,7 @@ from benchmarks.steps import training_step
 from benchmarks.turns import Contender, take_turns
 
 from nelbo.config import Config
+from nelbo.nn import blocks, fast
 from nelbo.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -48,6 +49,16 @@ def adamw_without_fusion(config: Config) -> Prepared:
     return as_it_is(config)
 
 
+def normalisation_of_torch(config: Config) -> Prepared:
+    fast.GroupNorm.forward = torch.nn.GroupNorm.forward  # type: ignore[assignment]
+    return as_it_is(config)
+
+
+def attention_of_torch(config: Config) -> Prepared:
+    blocks.attention = torch.nn.functional.scaled_dot_product_attention
+    return as_it_is(config)
+
+
 def pinned(config: Config) -> Prepared:
     """Both threads of the process, each on a core of its own."""
     step = training_step(config, CPU)
@@ -70,6 +81,8 @@ VARIANTS: dict[str, tuple[Callable[..., Prepared], bool]] = {
     "float32, not bfloat16": (functools.partial(as_it_is, precision="float32"), True),
     "malloc as it comes": (as_it_is, False),
     "NCHW, not channels last": (contiguous, True),
+    "normalisation as torch has it": (normalisation_of_torch, True),
+    "attention as torch has it": (attention_of_torch, True),
     "AdamW in a loop, not fused": (adamw_without_fusion, True),
     "AdamW alone, no Muon": (functools.partial(as_it_is, optimizer="adamw"), True),
     "in two micro-batches": (functools.partial(as_it_is, micro_batch=12), True),

@@ -12,7 +12,8 @@ class Preset:
     """A configuration, how long it trains unless told otherwise, and whom it is for.
 
     Attributes:
-        worth_from: training images from which it does better than those before it (benchmarks/RESULTS.md).
+        worth_from: training images from which it does better than those before it in the same time: of overnight,
+            where that was measured (benchmarks/RESULTS.md); of ddpm, a guess.
     """
 
     summary: str
@@ -61,7 +62,7 @@ PRESETS: dict[str, Preset] = {
             training=replace(_TRAINING, warmup_images=1_000, ema_half_life=20_000),
         ),
         limits=Limits(max_minutes=480.0, sample_minutes=20.0, checkpoint_minutes=10.0),
-        worth_from=100_000,
+        worth_from=48_000,
     ),
     "ddpm": Preset(
         summary="Ho et al.'s CIFAR-10 network and recipe; needs a GPU",

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nelbo.nn.fast import GroupNorm, attention
 from nelbo.nn.initialization import xavier, zero
 
 
@@ -36,10 +37,10 @@ class ResnetBlock(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.norm1 = GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = xavier(nn.Conv2d(in_channels, out_channels, 3, padding=1))
         self.time_emb_proj = xavier(nn.Linear(emb_channels, out_channels))
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.norm2 = GroupNorm(groups, out_channels, eps=eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.conv_shortcut: nn.Module = (
@@ -75,7 +76,7 @@ class AttentionBlock(nn.Module):
                 f"{channels} channels do not divide into {heads} attention heads: choose one that divides"
             )
         self.heads = heads
-        self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.group_norm = GroupNorm(groups, channels, eps=eps)
         self.to_q = xavier(nn.Linear(channels, channels))
         self.to_k = xavier(nn.Linear(channels, channels))
         self.to_v = xavier(nn.Linear(channels, channels))
@@ -88,7 +89,7 @@ class AttentionBlock(nn.Module):
             linear(pixels).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, HW, C / heads)
             for linear in (self.to_q, self.to_k, self.to_v)
         )
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attention(q, k, v)
         out: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
         return x + out.transpose(1, 2).reshape(x.shape)
 

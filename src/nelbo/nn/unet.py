@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nelbo.nn.architecture import check_attention_levels, check_positive, level_widths, num_heads
 from nelbo.nn.embedding import TimeEmbedding
+from nelbo.nn.fast import GroupNorm
 from nelbo.nn.initialization import xavier, zero
 from nelbo.nn.levels import BlockOptions, DownLevel, MiddleLevel, UpLevel
 
@@ -152,7 +153,7 @@ class UNet(nn.Module):
                     options=options[level],
                 )
             )
-        self.norm_out = nn.GroupNorm(groups, widths[0], eps=eps)
+        self.norm_out = GroupNorm(groups, widths[0], eps=eps)
         self.conv_out = zero(nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1))
 
     def check_size(self, height: int, width: int) -> None:
