@@ -10,6 +10,7 @@ ALL = {
     "ceilings": "the machine itself: products, convolutions, copies, and a preset's convolutions (a minute)",
     "time_to_quality": "held-out bits/dim that peers reach in 20 minutes and nelbo in 4 (an hour)",
     "sampling": "pictures per second of a network and of a whole sampler, beside diffusers with the same weights",
+    "levers": "what each lever of a training step gains, one at a time (minutes)",
     "loading": "milliseconds of a batch from the store, warm and cold (seconds)",
     "startup": "seconds to help, to an import, to the first step",
     "check": "the ratios of training, steps, sampling and startup, beside those on record (some ten minutes)",

@@ -32,7 +32,7 @@ SHAPE = (3, 64, 64)
 CPU = torch.device("cpu")
 AS_LARGE_AS: dict[str, dict[str, Any]] = {
     "diffusers": {
-        "base_width": 64, "multipliers": (1, 4, 4), "blocks_per_level": 1, "attention_levels": (2,), "groups": 8
+        "base_width": 64, "multipliers": (1, 4, 4), "blocks_per_level": 1, "attention_levels": (), "groups": 8
     },
     "denoising-diffusion-pytorch": {
         "base_width": 96, "multipliers": (1, 2, 2), "blocks_per_level": 1, "attention_levels": (), "groups": 8
