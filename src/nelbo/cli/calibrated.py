@@ -1,5 +1,6 @@
 """Which preset is best for so many minutes on this machine."""
 
+import math
 from collections.abc import Callable
 
 from nelbo.config import Config, check
@@ -29,8 +30,10 @@ def calibrated(config_of: Callable[[str], Config], minutes: float, device: str) 
 
     if not minutes >= _TOO_SHORT:
         return DEFAULT_PRESET
-    console, costs = Console(), {}
+    console, costs, images = Console(), {}, math.inf
     for name, preset in PRESETS.items():
+        if images < preset.worth_from:
+            break  # it sees no more images than the smaller one before it
         config = config_of(name)
         try:
             check(config)
@@ -42,8 +45,6 @@ def calibrated(config_of: Callable[[str], Config], minutes: float, device: str) 
         images, rate = images_in(costs[name], minutes), costs[name].images_per_second
         worth = f", worth it from {preset.worth_from:,}" if preset.worth_from else ""
         say(console, f"{name}: {rate:.0f} images/s here, {images:,} images in {minutes:g} minutes{worth}")
-        if images < preset.worth_from:
-            break
     best = best_preset(costs, minutes)
     say(console, f"training with --preset {best}")
     return best
